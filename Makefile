@@ -1,0 +1,47 @@
+# Two commands for a newcomer: `make demo` and `make test`. Both make their own environment; only Python 3.11+ is needed.
+PYTHON ?= python3
+DEMO := .venv-demo
+TEST := .venv
+NEWEST := .venv-newest
+
+.PHONY: demo test test-fast test-newest lint clean
+
+demo: $(DEMO)/ready            ## summarize a report and hold a short talk, offline, on the bundled checkpoints
+	@echo '--- a report in one line:'
+	HF_HUB_OFFLINE=1 $(DEMO)/bin/seq2seq-models summarize examples/report.txt
+	@echo '--- a small talk:'
+	HF_HUB_OFFLINE=1 $(DEMO)/bin/seq2seq-models chat < examples/chat.txt
+
+test: $(TEST)/ready lint       ## everything: style, types, all tests, and the hub tests on the newest hub client
+	$(TEST)/bin/python -m pytest -n 2 --dist loadfile
+	$(MAKE) test-newest
+
+test-fast: $(TEST)/ready       ## the tests that take moments
+	$(TEST)/bin/python -m pytest -n 2 --dist loadfile -m 'not heavy'
+
+test-newest: $(NEWEST)/ready   ## loading, saving and tokenizing with the newest huggingface_hub and tokenizers
+	$(NEWEST)/bin/python -m pytest -m 'not reference' tests/test_hub.py tests/test_checkpoints.py tests/test_loading.py
+
+lint: $(TEST)/ready
+	$(TEST)/bin/ruff check .
+	$(TEST)/bin/ruff format --check .
+	$(TEST)/bin/mypy
+
+$(DEMO)/ready: pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(DEMO)
+	$(DEMO)/bin/pip install --quiet -c constraints.txt -e '.[torch]'
+	touch $@
+
+$(TEST)/ready: pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(TEST)
+	$(TEST)/bin/pip install --quiet -c constraints.txt -e '.[all,dev]'
+	touch $@
+
+$(NEWEST)/ready: pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(NEWEST)
+	grep '^torch==\|^numpy==' constraints.txt > $(NEWEST)/constraints.txt
+	$(NEWEST)/bin/pip install --quiet -c $(NEWEST)/constraints.txt -e '.[torch]' 'huggingface_hub>=2' pytest hypothesis
+	touch $@
+
+clean:
+	rm -rf $(DEMO) $(TEST) $(NEWEST) .pytest_cache .mypy_cache .ruff_cache .hypothesis

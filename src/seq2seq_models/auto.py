@@ -1,0 +1,138 @@
+"""Auto classes: the class that fits a checkpoint, chosen by its `model_type`."""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar
+
+from .core.config import CONFIG_CLASSES, PretrainedConfig
+from .core.hub import Repository
+from .errors import ConfigError
+
+FAMILIES = {"pegasus": "Pegasus", "blenderbot-small": "BlenderbotSmall"}
+"""The class-name stem of each `model_type`."""
+
+
+def _family_name(config: Any) -> str:
+    model_type = config.get("model_type") if isinstance(config, dict) else getattr(config, "model_type", None)
+    if model_type not in FAMILIES:
+        raise ConfigError(
+            f"`model_type` must be one of {', '.join(map(repr, FAMILIES))}, got {model_type!r}. "
+            "This library holds these two families only."
+        )
+    return FAMILIES[model_type]
+
+
+class _Auto:
+    """Base of the auto classes: never made itself, only asked for one that fits."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        raise TypeError(f"{type(self).__name__} is made with from_pretrained (or from_config), not by calling it.")
+
+
+class AutoConfig(_Auto):
+    """The config class that fits a checkpoint."""
+
+    @classmethod
+    def from_pretrained(cls, pretrained_model_name_or_path: Any, **kwargs: Any) -> Any:
+        """The config of a checkpoint: a `PegasusConfig` or a `BlenderbotSmallConfig`.
+
+        Args:
+            pretrained_model_name_or_path: a repository's name or a folder.
+            **kwargs: where to find it (`revision`, `token`, `cache_dir`, …) and overrides, as for
+                `PretrainedConfig.from_pretrained`.
+
+        Raises:
+            ConfigError: if the checkpoint belongs to neither family.
+            CheckpointNotFoundError: if there is no such repository or config.json.
+        """
+        found, _ = PretrainedConfig.get_config_dict(pretrained_model_name_or_path, **dict(kwargs))
+        _family_name(found)
+        return CONFIG_CLASSES[found["model_type"]].from_pretrained(pretrained_model_name_or_path, **kwargs)
+
+    @classmethod
+    def for_model(cls, model_type: str, **kwargs: Any) -> Any:
+        """A config of this `model_type` with these values."""
+        _family_name({"model_type": model_type})
+        return CONFIG_CLASSES[model_type](**kwargs)
+
+
+class AutoTokenizer(_Auto):
+    """The tokenizer class that fits a checkpoint."""
+
+    @classmethod
+    def from_pretrained(cls, pretrained_model_name_or_path: Any, *inputs: Any, **kwargs: Any) -> Any:
+        """The tokenizer of a checkpoint: a `PegasusTokenizer` or a `BlenderbotSmallTokenizer`.
+
+        Args:
+            pretrained_model_name_or_path: a repository's name or a folder.
+            *inputs: passed on to the tokenizer.
+            **kwargs: where to find it and arguments of the tokenizer; `use_fast` is accepted, both are the same.
+
+        Raises:
+            TokenizerError: if the files make no tokenizer of either family.
+            CheckpointNotFoundError: if there is no such repository.
+        """
+        from .core.tokenizer_class import tokenizer_class_for
+
+        use_fast = kwargs.pop("use_fast", True)
+        kwargs.pop("config", None)
+        repository = Repository.from_options(pretrained_model_name_or_path, dict(kwargs))
+        chosen = tokenizer_class_for(repository, use_fast=use_fast)
+        return chosen.from_pretrained(pretrained_model_name_or_path, *inputs, **kwargs)
+
+
+class _AutoModel(_Auto):
+    """Base of the model auto classes."""
+
+    _package: ClassVar[str]
+    _prefix: ClassVar[str]
+    _head: ClassVar[str]
+
+    @classmethod
+    def _class_for(cls, config: Any) -> Any:
+        from importlib import import_module
+
+        name = f"{cls._prefix}{_family_name(config)}{cls._head}"
+        return getattr(import_module(f"{__package__}.{cls._package}"), name)
+
+    @classmethod
+    def from_config(cls, config: PretrainedConfig, **kwargs: Any) -> Any:
+        """A model with random weights for this config."""
+        return cls._class_for(config)(config, **kwargs)
+
+    @classmethod
+    def from_pretrained(cls, pretrained_model_name_or_path: Any, *model_args: Any, **kwargs: Any) -> Any:
+        """The model of a checkpoint, of the class that fits its `model_type`.
+
+        Args:
+            pretrained_model_name_or_path: a repository's name or a folder.
+            *model_args, **kwargs: as for the model class's own `from_pretrained`.
+
+        Raises:
+            ConfigError: if the checkpoint belongs to neither family.
+            CheckpointNotFoundError: if there is no such repository or file.
+        """
+        config = kwargs.get("config")
+        if not isinstance(config, PretrainedConfig):
+            source = config if config is not None else pretrained_model_name_or_path
+            repository = Repository.from_options(source, dict(kwargs))
+            config, _ = PretrainedConfig.get_config_dict(repository)
+        return cls._class_for(config).from_pretrained(pretrained_model_name_or_path, *model_args, **kwargs)
+
+
+class AutoModel(_AutoModel):
+    """The PyTorch base model that fits a checkpoint."""
+
+    _package, _prefix, _head = "pytorch", "", "Model"
+
+
+class AutoModelForSeq2SeqLM(_AutoModel):
+    """The PyTorch conditional-generation model that fits a checkpoint."""
+
+    _package, _prefix, _head = "pytorch", "", "ForConditionalGeneration"
+
+
+class AutoModelForCausalLM(_AutoModel):
+    """The PyTorch causal language model that fits a checkpoint."""
+
+    _package, _prefix, _head = "pytorch", "", "ForCausalLM"

@@ -1,0 +1,87 @@
+"""Byte-pair encoding as BlenderbotSmall does it: subword-nmt's marks ("@@" for "goes on") and text rules of its own."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import regex
+
+_BEFORE = regex.compile(r"([.,!?()])")
+_AROUND = regex.compile(r"(')")
+_RUN = regex.compile(r"\s{2,}")
+_WORD = regex.compile(r"\S+\n?")
+_END = "</w>"
+NEW_LINE = "__newln__"
+
+
+def split_words(text: str) -> list[str]:
+    """The words of a text: runs without white space, each with the one newline that may follow it."""
+    if text.isascii() and not ("\x1c" in text or "\x1d" in text or "\x1e" in text or "\x1f" in text):
+        # There str.split knows the same white space, and is several times faster.
+        lines = text.split("\n")
+        words = lines[-1].split()
+        if len(lines) == 1:
+            return words
+        found: list[str] = []
+        for line in lines[:-1]:
+            inside = line.split()
+            if inside and not line[-1].isspace():
+                inside[-1] += "\n"
+            found += inside
+        return found + words
+    return _WORD.findall(text)  # type: ignore[no-any-return]
+
+
+def word_spans(text: str) -> Iterator[tuple[int, int]]:
+    """Start and end of each word in a text."""
+    for match in _WORD.finditer(text):
+        yield match.span()
+
+
+def split_parts(word: str) -> list[str]:
+    """A word with its punctuation set apart and a newline spelt out, lower-cased."""
+    word = _BEFORE.sub(r" \1", word)
+    word = _AROUND.sub(r" \1 ", word)
+    word = _RUN.sub(" ", word)
+    return [part.lower() for part in word.replace("\n", f" {NEW_LINE}").split(" ") if part]
+
+
+class BytePairs:
+    """The merges of a vocabulary.
+
+    Args:
+        merges: the pairs in the order in which they were learnt.
+    """
+
+    def __init__(self, merges: list[tuple[str, ...]]) -> None:
+        self.ranks = {pair: rank for rank, pair in enumerate(merges)}
+
+    def split(self, part: str) -> list[str]:
+        """The tokens of a lower-cased part of a word; all but the last end in "@@"."""
+        if len(part) == 1:
+            return [part]
+        symbols = [*part[:-1], part[-1] + _END]
+        none = len(self.ranks)
+        while len(symbols) > 1:
+            pairs = list(zip(symbols, symbols[1:], strict=False))
+            rank, pair = min((self.ranks.get(pair, none), pair) for pair in pairs)
+            if rank == none:
+                break
+            symbols = _merge(symbols, pair)
+        tokens = [f"{symbol}@@" for symbol in symbols]
+        tokens[-1] = symbols[-1][: -len(_END)]
+        return tokens
+
+
+def _merge(symbols: list[str], pair: tuple[str, str]) -> list[str]:
+    first, second = pair
+    merged: list[str] = []
+    index, last = 0, len(symbols) - 1
+    while index <= last:
+        if index < last and symbols[index] == first and symbols[index + 1] == second:
+            merged.append(first + second)
+            index += 2
+        else:
+            merged.append(symbols[index])
+            index += 1
+    return merged

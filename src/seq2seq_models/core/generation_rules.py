@@ -1,0 +1,246 @@
+"""The rules that change scores while generating, as data: one list for all frameworks, in the order they apply.
+
+Each framework implements every rule once, in its `rules.py`; which rules a configuration asks for, and with which numbers,
+is decided here. A rule looks at the scores, at the ids so far, or at the step (the length so far).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
+
+if TYPE_CHECKING:
+    from .generation_config import GenerationConfig
+
+LooksAt = Literal["scores", "ids", "step"]
+
+
+@dataclass(frozen=True)
+class Rule:
+    """Base of the rules; `option` is the generation option that switches it on."""
+
+    looks_at: ClassVar[LooksAt]
+    option: ClassVar[str]
+
+
+@dataclass(frozen=True)
+class RepetitionPenalty(Rule):
+    """Scores of words already produced are divided by `penalty` if positive, multiplied by it if negative.
+
+    Source: Keskar et al. 2019 (CTRL), section 4.1.
+    """
+
+    looks_at = "ids"
+    option = "repetition_penalty"
+    penalty: float
+
+
+@dataclass(frozen=True)
+class NoRepeatNgrams(Rule):
+    """A word that would complete an n-gram which is already in the output scores minus infinity.
+
+    Source: Paulus et al. 2017, section 2.5, with n = `size` instead of 3.
+    """
+
+    looks_at = "ids"
+    option = "no_repeat_ngram_size"
+    size: int
+
+
+@dataclass(frozen=True)
+class MinLength(Rule):
+    """The end is impossible while the output, prompt included, is shorter than `length`."""
+
+    looks_at = "step"
+    option = "min_length"
+    length: int
+    end: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class MinNewTokens(Rule):
+    """The end is impossible until `length` tokens follow the prompt of `prompt_length`."""
+
+    looks_at = "step"
+    option = "min_new_tokens"
+    length: int
+    prompt_length: int
+    end: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class PrefixAllowed(Rule):
+    """Only the words that `allowed(row, ids so far)` lists keep their score.
+
+    Source: De Cao et al. 2020 (autoregressive entity retrieval), section 3.2.
+    """
+
+    looks_at = "ids"
+    option = "prefix_allowed_tokens_fn"
+    allowed: Callable[[int, Any], Sequence[int]]
+    beams: int
+
+
+@dataclass(frozen=True)
+class ForcedBegin(Rule):
+    """The token after the start token is `token`, whatever its score."""
+
+    looks_at = "step"
+    option = "forced_bos_token_id"
+    token: int
+
+
+@dataclass(frozen=True)
+class ForcedEnd(Rule):
+    """The last token that fits into `max_length` is one of `tokens`."""
+
+    looks_at = "step"
+    option = "forced_eos_token_id"
+    max_length: int
+    tokens: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class RemoveInvalid(Rule):
+    """NaN scores 0; infinities become the largest finite number of their sign."""
+
+    looks_at = "scores"
+    option = "remove_invalid_values"
+
+
+@dataclass(frozen=True)
+class Suppress(Rule):
+    """`tokens` score minus infinity at every step."""
+
+    looks_at = "step"
+    option = "suppress_tokens"
+    tokens: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class SuppressAtBegin(Rule):
+    """`tokens` score minus infinity at the first free step, when the output has `length` tokens."""
+
+    looks_at = "step"
+    option = "begin_suppress_tokens"
+    tokens: tuple[int, ...]
+    length: int
+
+
+@dataclass(frozen=True)
+class Temperature(Rule):
+    """Scores are divided by `temperature`: below 1 sharpens, above 1 flattens."""
+
+    looks_at = "scores"
+    option = "temperature"
+    temperature: float
+
+
+@dataclass(frozen=True)
+class TopK(Rule):
+    """Only the `count` best words keep their score, and any that tie with the last of them.
+
+    Source: Fan et al. 2018, section 5.4.
+    """
+
+    looks_at = "scores"
+    option = "top_k"
+    count: int
+
+
+@dataclass(frozen=True)
+class TopP(Rule):
+    """Only the smallest set of best words whose probability reaches `mass` keeps its score; at least `at_least` words.
+
+    Source: Holtzman et al. 2019 (nucleus sampling), section 3.1.
+    """
+
+    looks_at = "scores"
+    option = "top_p"
+    mass: float
+    at_least: int
+
+
+@dataclass(frozen=True)
+class MinP(Rule):
+    """Words less probable than `share` times the most probable one are dropped; at least `at_least` words stay.
+
+    Source: Nguyen et al. 2024 (min-p sampling), section 3.
+    """
+
+    looks_at = "scores"
+    option = "min_p"
+    share: float
+    at_least: int
+
+
+@dataclass(frozen=True)
+class Renormalize(Rule):
+    """Scores become log-probabilities again."""
+
+    looks_at = "scores"
+    option = "renormalize_logits"
+
+
+def tokens_of(value: int | Sequence[int] | None) -> tuple[int, ...]:
+    """One id, several or none, as a tuple."""
+    if value is None:
+        return ()
+    return (int(value),) if not isinstance(value, Sequence) and not hasattr(value, "__iter__") else tuple(map(int, value))
+
+
+def score_rules(
+    config: GenerationConfig,
+    prompt_length: int,
+    prefix_allowed_tokens_fn: Callable[[int, Any], Sequence[int]] | None = None,
+) -> tuple[tuple[Rule, ...], tuple[Rule, ...]]:
+    """The rules a resolved configuration asks for: those before the user's own processors, and those after them.
+
+    Args:
+        config: with `max_length` and `min_length` already in tokens of the whole output.
+        prompt_length: number of decoder tokens given, the start token included.
+        prefix_allowed_tokens_fn: the user's function for `PrefixAllowed`.
+    """
+    end = tokens_of(config.eos_token_id)
+    rules: list[Rule] = []
+    if config.repetition_penalty not in (None, 1.0):
+        rules.append(RepetitionPenalty(config.repetition_penalty))
+    if config.no_repeat_ngram_size:
+        rules.append(NoRepeatNgrams(config.no_repeat_ngram_size))
+    if config.min_length and end:
+        rules.append(MinLength(config.min_length, end))
+    if config.min_new_tokens and end:
+        rules.append(MinNewTokens(config.min_new_tokens, prompt_length, end))
+    if prefix_allowed_tokens_fn is not None:
+        rules.append(PrefixAllowed(prefix_allowed_tokens_fn, config.num_beams))
+    if config.forced_bos_token_id is not None:
+        rules.append(ForcedBegin(config.forced_bos_token_id))
+    if config.forced_eos_token_id is not None:
+        rules.append(ForcedEnd(config.max_length, tokens_of(config.forced_eos_token_id)))
+    if config.remove_invalid_values:
+        rules.append(RemoveInvalid())
+    if config.suppress_tokens is not None:
+        rules.append(Suppress(tokens_of(config.suppress_tokens)))
+    if config.begin_suppress_tokens is not None:
+        is_forced = prompt_length == 1 and config.forced_bos_token_id is not None
+        rules.append(SuppressAtBegin(tokens_of(config.begin_suppress_tokens), prompt_length + is_forced))
+    return tuple(rules), tuple(_sampling_rules(config, end))
+
+
+def _sampling_rules(config: GenerationConfig, end: tuple[int, ...]) -> list[Rule]:
+    rules: list[Rule] = []
+    if config.do_sample:
+        # Beams must be able to go on: one word more than there are ways to end stays possible.
+        at_least = (len(end) or 1) + 1 if config.num_beams > 1 else 1
+        if config.temperature not in (None, 1.0):
+            rules.append(Temperature(config.temperature))
+        if config.top_k:
+            rules.append(TopK(max(config.top_k, at_least)))
+        if config.top_p is not None and config.top_p < 1.0:
+            rules.append(TopP(config.top_p, at_least))
+        if config.min_p is not None:
+            rules.append(MinP(config.min_p, at_least))
+    if config.renormalize_logits:
+        rules.append(Renormalize())
+    return rules

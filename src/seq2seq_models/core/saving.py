@@ -1,0 +1,212 @@
+"""All-or-nothing saves into a folder, and `push_to_hub` for everything that can be saved."""
+
+from __future__ import annotations
+
+import inspect
+import os
+import shutil
+import tempfile
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ..errors import CheckpointError, CheckpointNotFoundError
+from .hub_client import endpoint, first_line, library, outage, status_of
+
+if TYPE_CHECKING:
+    from huggingface_hub import CommitInfo
+
+
+def write_folder_atomically(
+    folder: str | os.PathLike[str],
+    write: Callable[[Path], object],
+    *,
+    stale: Callable[[str], bool] | None = None,
+) -> list[Path]:
+    """The files that a save produced, each in its place; after an error the folder is as it was before.
+
+    Args:
+        folder: where the files go; made if it is not there.
+        write: writes all files of the save into the (empty) folder that it is given. What it returns is not looked at.
+        stale: says of a file name in `folder` whether an earlier save left it and it has to go if not written again.
+    Raises:
+        CheckpointError: if `folder` is a file.
+    """
+    target = Path(folder)
+    if target.exists() and not target.is_dir():
+        raise CheckpointError(f"`save_directory` must be a folder, got the file {target}. Give another name.")
+    made = [path for path in (target, *target.parents) if not path.exists()]
+    target.mkdir(parents=True, exist_ok=True)
+    # Inside the folder, not beside it: the same file system for certain, and the same right to write.
+    scratch = Path(tempfile.mkdtemp(prefix=".saving-", dir=target))
+    try:
+        write(scratch)
+        written = sorted(path.relative_to(scratch) for path in scratch.rglob("*") if path.is_file())
+        # Index files last: until they are there, a reader sees the earlier save or none.
+        written.sort(key=lambda path: path.name.endswith(".index.json"))
+        for path in written:
+            (target / path).parent.mkdir(parents=True, exist_ok=True)
+            (scratch / path).replace(target / path)
+    except BaseException:
+        shutil.rmtree(scratch, ignore_errors=True)
+        for path in made:
+            if path.is_dir() and not any(path.iterdir()):
+                path.rmdir()
+        raise
+    shutil.rmtree(scratch)
+    kept = {str(path) for path in written}
+    for path in list(target.iterdir()):
+        if stale is not None and path.is_file() and path.name not in kept and stale(path.name):
+            path.unlink()
+    return [target / path for path in written]
+
+
+class PushToHubMixin:
+    """`push_to_hub` for everything that has a `save_pretrained`: configs, generation configs, tokenizers, models."""
+
+    def push_to_hub(
+        self,
+        repo_id: str,
+        use_temp_dir: bool | None = None,
+        commit_message: str | None = None,
+        private: bool | None = None,
+        token: bool | str | None = None,
+        max_shard_size: int | str | None = "5GB",
+        create_pr: bool = False,
+        safe_serialization: bool = True,
+        revision: str | None = None,
+        commit_description: str | None = None,
+        tags: list[str] | None = None,
+        use_auth_token: bool | str | None = None,
+    ) -> CommitInfo:
+        """The commit that was made: saves this object and uploads the files, making the repository if need be.
+
+        Args:
+            repo_id: "owner/name", or "name" for your own account.
+            use_temp_dir: False saves into a folder of the repository's name, which stays; otherwise nothing is left.
+            commit_message: first line of the commit; by default "Upload" and the class.
+            private: make a new repository private.
+            token: a token with write access; None or True takes the stored one.
+            max_shard_size: largest size of one weight file (models only).
+            create_pr: open a pull request instead of writing to the branch.
+            safe_serialization: write safetensors (models only).
+            revision: branch to write to; made if it is not there.
+            commit_description: further text of the commit.
+            tags: words for the model card.
+            use_auth_token: the old name of `token`.
+        Raises:
+            CheckpointNotFoundError: the hub refuses or cannot be reached.
+        """
+        accepted = inspect.signature(self.save_pretrained).parameters  # type: ignore[attr-defined]
+        options = {"max_shard_size": max_shard_size, "safe_serialization": safe_serialization}
+        options = {key: value for key, value in options.items() if key in accepted}
+        upload = {
+            "commit_message": commit_message,
+            "private": private,
+            "token": use_auth_token if token is None else token,
+            "create_pr": create_pr,
+            "revision": revision,
+            "commit_description": commit_description,
+            "tags": tags,
+        }
+        if use_temp_dir is False:
+            folder = Path(repo_id.rsplit("/", 1)[-1])
+            saved = self._save_for_upload(folder, options)
+            return self._push_saved(folder, saved, {"repo_id": repo_id, **upload})
+        with tempfile.TemporaryDirectory(prefix="push-") as scratch:
+            saved = self._save_for_upload(Path(scratch), options)
+            return self._push_saved(Path(scratch), saved, {"repo_id": repo_id, **upload})
+
+    def _save_for_upload(self, folder: Path, options: dict[str, Any]) -> list[Path]:
+        before = {path: path.stat().st_mtime_ns for path in folder.rglob("*") if path.is_file()}
+        self.save_pretrained(folder, **options)  # type: ignore[attr-defined]
+        after = [path for path in folder.rglob("*") if path.is_file()]
+        return sorted(path for path in after if before.get(path) != path.stat().st_mtime_ns)
+
+    def _push_saved(self, folder: str | Path, files: Iterable[str | Path], options: dict[str, Any]) -> CommitInfo:
+        """The commit that uploads `files` of `folder`; for `save_pretrained(..., push_to_hub=True, **options)`.
+
+        Takes repo_id (by default the folder's name), commit_message, private, token, create_pr, revision,
+        commit_description and tags out of `options`.
+        """
+        from huggingface_hub import HfApi
+        from huggingface_hub.errors import HTTPError  # type: ignore[attr-defined]
+
+        names = [Path(file).relative_to(folder).as_posix() for file in files]
+        old_token = options.pop("use_auth_token", None)
+        token = options.pop("token", None)
+        repo_id = options.pop("repo_id", None) or Path(folder).resolve().name
+        tags = options.pop("tags", None)
+        message = options.pop("commit_message", None) or f"Upload {type(self).__name__}"
+        private, revision = options.pop("private", None), options.pop("revision", None)
+        api = HfApi(token=old_token if token is None else token, **library())
+        try:
+            repo_id = api.create_repo(repo_id, private=private, exist_ok=True).repo_id
+            if revision is not None and not options.get("create_pr"):
+                api.create_branch(repo_id, branch=revision, exist_ok=True)
+            return api.create_commit(
+                repo_id,
+                self._operations(api, repo_id, Path(folder), names, tags),
+                commit_message=message,
+                commit_description=options.pop("commit_description", None),
+                create_pr=options.pop("create_pr", False),
+                revision=revision,
+            )
+        except (OSError, HTTPError) as error:
+            raise _push_refused(repo_id, error) from error
+
+    def _operations(self, api: Any, repo_id: str, folder: Path, names: list[str], tags: list[str] | None) -> list[Any]:
+        from huggingface_hub import CommitOperationAdd
+
+        found = [CommitOperationAdd(name, str(folder / name)) for name in names]
+        if "README.md" not in names:
+            card = self._card(api, repo_id, names, tags)
+            if card is not None:
+                found.append(CommitOperationAdd("README.md", card.encode()))
+        return found
+
+    def _card(self, api: Any, repo_id: str, names: list[str], tags: list[str] | None) -> str | None:
+        """The model card to upload with the files; None if the repository's own needs no change."""
+        if not api.file_exists(repo_id, "README.md"):
+            return _new_card(type(self).__name__, repo_id, names, tags or [])
+        if not tags:
+            return None
+        from huggingface_hub import ModelCard
+
+        with tempfile.TemporaryDirectory() as scratch:
+            path = api.hf_hub_download(repo_id, "README.md", local_dir=scratch)
+            card = ModelCard(Path(path).read_text(encoding="utf-8"), ignore_metadata_errors=True)
+        present = list(card.data.get("tags") or [])
+        card.data["tags"] = present + [tag for tag in tags if tag not in present]
+        return str(card)
+
+
+def _new_card(class_name: str, repo_id: str, names: list[str], tags: list[str]) -> str:
+    head = ["---", "library_name: seq2seq_models", *(["tags:"] if tags else []), *(f"- {tag}" for tag in tags), "---"]
+    body = ["", f"# {repo_id}", "", f"Saved from a `{class_name}` with seq2seq_models:", ""]
+    load = [
+        "```python",
+        f"from seq2seq_models import {class_name}",
+        "",
+        f'{class_name}.from_pretrained("{repo_id}")',
+        "```",
+    ]
+    return "\n".join([*head, *body, *(f"- `{name}`" for name in names), "", *load, ""])
+
+
+def _push_refused(repo_id: str, error: Exception) -> CheckpointNotFoundError:
+    from huggingface_hub.errors import LocalTokenNotFoundError, RepositoryNotFoundError
+
+    status = status_of(error)
+    login = "Pass token=… of an account that may write there, or run `hf auth login`."
+    if isinstance(error, LocalTokenNotFoundError) or status == 401:
+        text = f"{repo_id} was not pushed: {endpoint()} wants a valid token. {login}"
+    elif status == 403:
+        text = f"{repo_id} was not pushed: this token may not write there (403: {first_line(error)}). {login}"
+    elif isinstance(error, RepositoryNotFoundError) or status == 404:
+        text = f"{repo_id} was not pushed: {endpoint()} does not show it to this account. {login}"
+    elif status is None or status >= 500 or status == 429:
+        text = f"{repo_id} was not pushed: {outage(error, status)}: {first_line(error)}. Try again later."
+    else:
+        text = f"{repo_id} was not pushed: {endpoint()} answered {first_line(error)}."
+    return CheckpointNotFoundError(text)

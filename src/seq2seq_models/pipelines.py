@@ -1,0 +1,416 @@
+"""Text in, text out: summaries, generated texts and replies from one call, over whichever framework runs the model.
+
+Tokenizer, model and the checkpoint's own generation settings are put together here, and nothing is decided over their
+heads: an option that the caller does not give stays what the checkpoint says.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from importlib import resources
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+from .core.conversation import Conversation
+from .core.window import document_rows, window
+from .errors import InputError, MissingFrameworkError
+
+BATCH_SIZE = 8
+"""Texts that one call of `generate` takes, unless the caller says otherwise."""
+
+TASKS = {
+    "summarization": "summarization",
+    "text2text-generation": "text2text-generation",
+    "chat": "chat",
+    "conversational": "chat",  # what transformers called it until 4.41
+}
+DEMO_CHECKPOINTS = {
+    "summarization": "pegasus-demo",
+    "text2text-generation": "pegasus-demo",
+    "chat": "blenderbot-small-demo",
+}
+"""The checkpoints inside this package: small, trained on made-up text, and what a task uses when no model is named."""
+
+_FRAMEWORK_NAMES = {
+    "pytorch": "pytorch", "pt": "pytorch", "torch": "pytorch",
+    "tensorflow": "tensorflow", "tf": "tensorflow",
+    "flax": "flax", "jax": "flax",
+}  # fmt: skip
+
+
+def demo_checkpoint(name: str) -> Path:
+    """The folder of a checkpoint that this package brings along, such as "pegasus-demo"."""
+    return Path(str(resources.files(__package__) / "checkpoints" / name))
+
+
+class Text2TextGenerationPipeline:
+    """Generates a text for each text: one model, its tokenizer, and the way in and out.
+
+    Attributes:
+        model: the model, on its device.
+        tokenizer: its tokenizer.
+        device: where the model runs.
+        batch_size: texts per call of `generate`.
+        generation_config: the checkpoint's own settings, which each call's options are laid over.
+    """
+
+    task = "text2text-generation"
+    _key = "generated"
+    _truncates = False
+    _cleans_up = False
+
+    def __init__(self, model: Any, tokenizer: Any, *, batch_size: int | None = None, **options: Any) -> None:
+        """Puts a loaded model and its tokenizer together; `pipeline(...)` does so from a name.
+
+        Args:
+            model: a conditional-generation model.
+            tokenizer: its tokenizer.
+            batch_size: texts per call of `generate`.
+            options: defaults for every call, see `__call__`.
+        """
+        self.model = model
+        self.tokenizer = tokenizer
+        self.batch_size = BATCH_SIZE if batch_size is None else _positive("batch_size", batch_size)
+        self._options = options
+
+    @property
+    def device(self) -> Any:
+        """Where the model runs."""
+        return self.model.device
+
+    @property
+    def generation_config(self) -> Any:
+        """The checkpoint's own generation settings."""
+        return self.model.generation_config
+
+    def __call__(self, texts: Any, **options: Any) -> Any:
+        """What the model writes for each text.
+
+        Args:
+            texts: a text, a list of texts, or any other iterable of texts, which is read as the results are asked for.
+            options: `batch_size`; `truncation` (True cuts a text to what the model reads and logs it; False raises for
+                a text that is too long); `return_text` (default) and `return_tensors` (token ids instead, or both when
+                both are True); `clean_up_tokenization_spaces`; everything else goes to `generate`.
+
+        Returns:
+            For one text a list of dictionaries, one per returned sequence (one, unless `num_return_sequences` says
+            more). For a list of texts, one dictionary each, in order, or one list each where there are more sequences. For another
+            iterable, an iterator over what each single text would give. The keys are `generated_text` or
+            `summary_text`, and `generated_token_ids` or `summary_token_ids`.
+
+        Raises:
+            InputError: something other than text was given.
+            GenerationError: an option is unknown or out of range.
+        """
+        call = self._call({**self._options, **options})
+        if isinstance(texts, str):
+            return self._batch([texts], call)[0]
+        if isinstance(texts, Mapping) or not isinstance(texts, Iterable):
+            raise InputError(f"`texts` must be a text or texts, got {type(texts).__name__} (pipeline). Pass a str or a list.")
+        if isinstance(texts, list | tuple):
+            results = self._sorted_batches(texts, call)
+            return [result[0] for result in results] if all(len(result) == 1 for result in results) else results
+        return self._stream(texts, call)
+
+    def _call(self, options: dict[str, Any]) -> _Call:
+        """The options of one call, those of the pipeline apart from those of `generate`."""
+        tensors = bool(options.pop("return_tensors", False))
+        text = options.pop("return_text", None)
+        clean = options.pop("clean_up_tokenization_spaces", None)
+        truncation = options.pop("truncation", None)
+        size = options.pop("batch_size", None)
+        return _Call(
+            text=not tensors if text is None else bool(text),
+            tensors=tensors,
+            clean_up=self._cleans_up if clean is None else bool(clean),
+            truncate=self._truncates if truncation is None else truncation not in (False, "do_not_truncate"),
+            batch_size=self.batch_size if size is None else _positive("batch_size", size),
+            generate=options,
+        )
+
+    def _sorted_batches(self, texts: Sequence[str], call: _Call) -> list[list[dict[str, Any]]]:
+        """Results in the order of `texts`, computed from the longest to the shortest: batches then hold little padding."""
+        order = sorted(range(len(texts)), key=lambda index: -len(_text(texts[index])))
+        results: list[list[dict[str, Any]]] = [[] for _ in texts]
+        for start in range(0, len(order), call.batch_size):
+            chosen = order[start : start + call.batch_size]
+            for index, result in zip(chosen, self._batch([texts[index] for index in chosen], call), strict=True):
+                results[index] = result
+        return results
+
+    def _stream(self, texts: Iterable[str], call: _Call) -> Iterator[list[dict[str, Any]]]:
+        """Results as they are asked for; no more than one batch is read ahead."""
+        source = iter(texts)
+        while batch := list(islice(source, call.batch_size)):
+            yield from self._batch(batch, call)
+
+    def _batch(self, texts: Sequence[str], call: _Call) -> list[list[dict[str, Any]]]:
+        """The records of each text, all generated at once."""
+        for text in texts:
+            _text(text)
+        if call.truncate:
+            rows = document_rows(self.tokenizer, texts, window(self.model.config, self.tokenizer))
+        else:
+            rows = [list(row) for row in self.tokenizer(list(texts))["input_ids"]]
+        return self._generate(rows, call)
+
+    def _generate(self, rows: list[list[int]], call: _Call) -> list[list[dict[str, Any]]]:
+        """The records of each row of token ids."""
+        inputs = self.tokenizer.pad({"input_ids": rows}, return_tensors=_tensor_kind(self.model))
+        if hasattr(self.model, "to"):
+            inputs = inputs.to(self.model.device)
+        output = self.model.generate(
+            input_ids=inputs["input_ids"], attention_mask=inputs["attention_mask"], **call.generate
+        )
+        sequences = getattr(output, "sequences", output)
+        records = [self._record(sequence, call) for sequence in sequences]
+        each = len(records) // len(rows)
+        return [records[start : start + each] for start in range(0, len(records), each)]
+
+    def _record(self, sequence: Any, call: _Call) -> dict[str, Any]:
+        record: dict[str, Any] = {}
+        if call.tensors:
+            # Padding depends on what else was in the batch, so it is no part of the answer.
+            ids = [int(token) for token in sequence]
+            while len(ids) > 1 and ids[-1] == self.tokenizer.pad_token_id:
+                ids.pop()
+            record[f"{self._key}_token_ids"] = sequence[: len(ids)]
+        if call.text:
+            record[f"{self._key}_text"] = self.tokenizer.decode(
+                sequence, skip_special_tokens=True, clean_up_tokenization_spaces=call.clean_up
+            )
+        return record
+
+
+class SummarizationPipeline(Text2TextGenerationPipeline):
+    """Summarizes each text; one that is longer than the model reads is cut, and the log says so."""
+
+    task = "summarization"
+    _key = "summary"
+    # Differs from transformers 4.57.6: there a text that is too long ends in an index error unless truncation is asked for.
+    _truncates = True
+
+
+class ChatPipeline(Text2TextGenerationPipeline):
+    """Answers the user's last turn, from as much of the talk as the model reads."""
+
+    task = "chat"
+    _key = "generated"
+    _cleans_up = True
+
+    def __call__(self, texts: Any, **options: Any) -> Any:
+        """The talk with the reply appended.
+
+        Args:
+            texts: a `Conversation`, the user's first words, or a list of messages ({"role", "content"}); or a list of
+                several of these, answered in batches.
+            options: `batch_size`, `clean_up_tokenization_spaces` (on by default); `streamer` (for greedy search and
+                sampling); everything else goes to `generate`.
+
+        Returns:
+            The same `Conversation` (a new one where text or messages were given), its last turn the reply; for several,
+            a list of them.
+
+        Raises:
+            InputError: the talk does not end with a turn of the user.
+            GenerationError: an option is unknown or out of range, or asks for more than one reply.
+        """
+        call = self._call({**self._options, **options})
+        if int(call.generate.get("num_return_sequences") or 1) != 1:
+            raise InputError("`num_return_sequences` must be 1, got more (chat). A turn has one reply.")
+        many = isinstance(texts, list | tuple) and not _are_messages(texts)
+        talks = [_conversation(talk) for talk in (texts if many else [texts])]
+        limit = window(self.model.config, self.tokenizer)
+        rows = [talk.encode(self.tokenizer, limit) for talk in talks]
+        order = sorted(range(len(rows)), key=lambda index: -len(rows[index]))
+        for start in range(0, len(order), call.batch_size):
+            chosen = order[start : start + call.batch_size]
+            results = self._generate([rows[index] for index in chosen], call)
+            for index, result in zip(chosen, results, strict=True):
+                talks[index].add_reply(result[0][f"{self._key}_text"])
+        return talks if many else talks[0]
+
+
+@dataclass(frozen=True)
+class _Call:
+    """What one call of a pipeline asks for."""
+
+    text: bool
+    tensors: bool
+    clean_up: bool
+    truncate: bool
+    batch_size: int
+    generate: dict[str, Any]
+
+
+_PIPELINES = {kind.task: kind for kind in (Text2TextGenerationPipeline, SummarizationPipeline, ChatPipeline)}
+
+
+def pipeline(
+    task: str | None = None,
+    model: Any = None,
+    config: Any = None,
+    tokenizer: Any = None,
+    framework: str | None = None,
+    revision: str | None = None,
+    token: str | bool | None = None,
+    device: Any = None,
+    device_map: Any = None,
+    dtype: Any = None,
+    torch_dtype: Any = None,
+    batch_size: int | None = None,
+    model_kwargs: dict[str, Any] | None = None,
+    **options: Any,
+) -> Text2TextGenerationPipeline:
+    """A callable for a task: a model and its tokenizer, loaded and put together.
+
+    >>> summarize = pipeline("summarization", model="google/pegasus-xsum")
+    >>> summarize("The tower is 324 metres tall ...")
+    [{'summary_text': '...'}]
+
+    Args:
+        task: "summarization", "text2text-generation" or "chat".
+        model: a repository of the hub, a folder, or a loaded model. None takes the small demonstration checkpoint of
+            the task that this package brings along.
+        config: a config to load the model with, instead of its own.
+        tokenizer: a loaded tokenizer, or where to load it from, when that is not the model's own place.
+        framework: "pytorch".
+        revision: branch, tag or commit of the repository.
+        token: access token for a private or gated repository (also spelt `use_auth_token`).
+        device: "cpu", "cuda:0", a number (-1 is the CPU) or a device of the framework. None takes the first GPU that is
+            there, else the CPU.
+        device_map: passed on to `from_pretrained` instead of `device`.
+        dtype: "float32", "bfloat16", "float16", "auto" or the framework's own type (also spelt `torch_dtype`).
+        batch_size: texts per call of `generate`.
+        model_kwargs: further keywords for the model's `from_pretrained`.
+        options: defaults for every call: the options of the pipeline and of `generate`.
+
+    Raises:
+        InputError: an unknown task or device.
+        MissingFrameworkError: the framework is not available.
+        CheckpointNotFoundError: there is no such repository or folder.
+    """
+    kind = _PIPELINES[_task(task)]
+    name = framework_name(framework)
+    use_auth_token = options.pop("use_auth_token", None)
+    places = {"revision": revision, "token": use_auth_token if token is None else token}
+    if model is None:
+        model = demo_checkpoint(DEMO_CHECKPOINTS[kind.task])
+        places = {}
+    if tokenizer is None:
+        tokenizer = _source(model)
+    loaded_tokenizer = _load_tokenizer(tokenizer, places) if isinstance(tokenizer, str | Path) else tokenizer
+    if isinstance(model, str | Path):
+        further = {"config": config, "device_map": device_map, "dtype": torch_dtype if dtype is None else dtype}
+        model = _load_model(name, model, {**places, **further}, model_kwargs or {})
+    if device_map is None:
+        _place(name, model, device)
+    return kind(model, loaded_tokenizer, batch_size=batch_size, **options)
+
+
+def framework_name(framework: str | None) -> str:
+    """"pytorch", from any usual spelling of it.
+
+    Raises:
+        InputError: no framework is called that.
+        MissingFrameworkError: the framework is not one that this version runs.
+    """
+    name = _FRAMEWORK_NAMES.get(str(framework).lower()) if framework is not None else "pytorch"
+    if name is None:
+        raise InputError(f"`framework` must be 'pytorch', got {framework!r} (pipeline). Leave it out for PyTorch.")
+    if name != "pytorch":
+        raise MissingFrameworkError(
+            f"`framework` must be 'pytorch', got {framework!r} (pipeline). This version runs the models in PyTorch only."
+        )
+    return name
+
+
+def _task(task: str | None) -> str:
+    if task in TASKS:
+        return TASKS[task]
+    names = ", ".join(repr(name) for name in _PIPELINES)
+    raise InputError(f"`task` must be one of {names}, got {task!r} (pipeline). Name what the model is to do.")
+
+
+def _source(model: Any) -> Any:
+    """Where the tokenizer of this model is."""
+    if isinstance(model, str | Path):
+        return model
+    if name := getattr(model.config, "name_or_path", ""):
+        return name
+    raise InputError("`tokenizer` must be given, got None, for a model that was not loaded by name (pipeline).")
+
+
+def _load_tokenizer(source: str | Path, places: Mapping[str, Any]) -> Any:
+    from .auto import AutoTokenizer
+
+    return AutoTokenizer.from_pretrained(source, **_given(places))
+
+
+def _load_model(framework: str, source: str | Path, options: Mapping[str, Any], further: Mapping[str, Any]) -> Any:
+    from .auto import AutoModelForSeq2SeqLM
+
+    options = _given(options)
+    if isinstance(options.get("dtype"), str):
+        options["dtype"] = _torch_dtype(options["dtype"])
+    if "dtype" in options:
+        options["torch_dtype"] = options.pop("dtype")
+    return AutoModelForSeq2SeqLM.from_pretrained(source, **options, **further)
+
+
+def _torch_dtype(name: str) -> Any:
+    import torch
+
+    known = {"auto": "auto", "float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+    known |= {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+    if name in known:
+        return known[name]
+    raise InputError(f"`dtype` must be 'auto', 'float32', 'bfloat16' or 'float16', got {name!r} (pipeline).")
+
+
+def _place(framework: str, model: Any, device: Any) -> None:
+    """Moves the model to the device; PyTorch says only in the middle of things that there is no such device."""
+    import torch
+
+    if device is None:
+        if isinstance(getattr(model, "device", None), torch.device) and model.device.type != "cpu":
+            return
+        device = "cuda:0" if torch.cuda.is_available() else "cpu"
+    try:
+        if isinstance(device, int):
+            device = "cpu" if device < 0 else f"cuda:{device}"
+        model.to(torch.device(device))
+    except (RuntimeError, AssertionError, ValueError) as error:
+        reason = str(error).strip().splitlines()[0]
+        raise InputError(f"`device` must be one of this machine, got {device!r} (pipeline): {reason}") from error
+
+
+def _tensor_kind(model: Any) -> str:
+    """What the tokenizer's `return_tensors` is for this model's framework."""
+    return str(getattr(model, "framework", "pt"))
+
+
+def _given(options: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in options.items() if value is not None}
+
+
+def _positive(name: str, value: Any) -> int:
+    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+        raise InputError(f"`{name}` must be a whole number of at least 1, got {value!r} (pipeline).")
+    return value
+
+
+def _text(value: Any) -> str:
+    if isinstance(value, str):
+        return value
+    raise InputError(f"`texts` must hold texts, got {type(value).__name__} (pipeline). Pass a str or a list of them.")
+
+
+def _are_messages(texts: Sequence[Any]) -> bool:
+    return bool(texts) and isinstance(texts[0], Mapping)
+
+
+def _conversation(talk: Any) -> Conversation:
+    return talk if isinstance(talk, Conversation) else Conversation(talk)

@@ -1,0 +1,155 @@
+"""Masks and multi-head attention. Letters in shapes: B batch, S source, T target, D model, H heads, K per head."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from ..errors import InputError
+from .cache import Cache
+
+
+def padding_mask(mask: Tensor | None, dtype: torch.dtype) -> Tensor | None:
+    """Additive mask [B, 1, 1, S] for a 1/0 mask [B, S], or None where nothing is masked.
+
+    Masked places hold the dtype's lowest finite number, not minus infinity: a row that is masked throughout then
+    averages over all places and stays finite. A mask of four dimensions is taken as additive already.
+    """
+    if mask is None or mask.dim() == 4:
+        return mask
+    if mask.dim() != 2:
+        raise InputError(f"`attention_mask` must have 2 or 4 dimensions, got {mask.dim()}. Pass one 1/0 row per input.")
+    if mask.device.type == "cpu" and bool(mask.all()):
+        return None  # lets attention take its unmasked path; not looked up on a device, where it would wait
+    lowest = torch.finfo(dtype).min
+    return torch.zeros(mask.shape, dtype=dtype, device=mask.device).masked_fill_(mask == 0, lowest)[:, None, None, :]
+
+
+def causal_mask(mask: Tensor | None, positions: Tensor, length: int, dtype: torch.dtype) -> Tensor:
+    """Additive mask [B or 1, 1, T, length]: each query sees the keys up to its own position that `mask` keeps.
+
+    Args:
+        mask: 1/0 [B, at most length] over past and present keys, or an additive mask of four dimensions, or None.
+        positions: int64 [T], the queries' positions among the keys.
+        length: number of keys, past and present.
+        dtype: of the attention scores.
+    """
+    if mask is not None and mask.dim() == 4:
+        return mask
+    hidden = torch.arange(length, device=positions.device) > positions[:, None]
+    if mask is not None:
+        padded = F.pad(mask == 0, (0, length - mask.shape[-1]))
+        hidden = hidden[None, None] | padded[:, None, None, :]
+    else:
+        hidden = hidden[None, None]
+    return torch.zeros(hidden.shape, dtype=dtype, device=hidden.device).masked_fill_(hidden, torch.finfo(dtype).min)
+
+
+class Attention(nn.Module):
+    """Multi-head attention over the module's own input, or over an encoder's output (`memory`).
+
+    Source: Vaswani et al. 2017, section 3.2.
+    """
+
+    def __init__(self, dim: int, num_heads: int, dropout: float, layer: int | None = None) -> None:
+        super().__init__()
+        self.num_heads = num_heads
+        self.head_dim = dim // num_heads
+        self.dropout = dropout
+        self.layer = layer
+        self.implementation = "sdpa"
+        self.k_proj = nn.Linear(dim, dim)
+        self.v_proj = nn.Linear(dim, dim)
+        self.q_proj = nn.Linear(dim, dim)
+        self.out_proj = nn.Linear(dim, dim)
+
+    def forward(
+        self,
+        hidden: Tensor,
+        memory: Tensor | None = None,
+        mask: Tensor | None = None,
+        cache: Cache | None = None,
+        head_mask: Tensor | None = None,
+        need_weights: bool = False,
+        is_causal: bool = False,
+        is_cross: bool = False,
+    ) -> tuple[Tensor, Tensor | None]:
+        """Attended values [B, T, D] and, if `need_weights`, the weights after the softmax [B, H, T, keys].
+
+        Args:
+            hidden: the queries' states [B, T, D].
+            memory: the encoder's output [B, S, D]; may be None when the cache already holds its keys and values.
+            mask: additive [B or 1, 1, T or 1, keys].
+            cache: where keys and values are kept; those of this layer are read and written.
+            head_mask: [H], multiplied onto the weights.
+            is_causal: no mask is given and each query sees the keys up to its own place.
+            is_cross: attend to the encoder. Its keys may have fewer rows than `hidden`: B rows of beams share them.
+        """
+        rows, length, dim = hidden.shape
+        query = self._split(self.q_proj(hidden))
+        key, value = self._keys_and_values(hidden, memory, cache, is_cross)
+        beams = rows // key.shape[0]
+        if beams > 1:  # [B * beams, H, T, K] -> [B, H, beams * T, K]: the beams of one input read its keys once
+            query = query.view(key.shape[0], beams, self.num_heads, length, -1).transpose(1, 2).flatten(2, 3)
+        if need_weights or head_mask is not None or self.implementation == "eager":
+            attended, weights = self._eager(query, key, value, mask, head_mask, is_causal)
+        else:
+            attended, weights = self._fused(query, key, value, mask, is_causal), None
+        if beams > 1:
+            attended = attended.unflatten(2, (beams, length)).transpose(1, 2).flatten(0, 1)
+            if weights is not None:
+                weights = weights.unflatten(2, (beams, length)).transpose(1, 2).flatten(0, 1)
+        attended = attended.transpose(1, 2).reshape(rows, length, dim)
+        return self.out_proj(attended), weights if need_weights else None
+
+    def _split(self, projected: Tensor) -> Tensor:
+        return projected.unflatten(-1, (self.num_heads, self.head_dim)).transpose(1, 2)  # [B, H, T, K]
+
+    def _keys_and_values(
+        self, hidden: Tensor, memory: Tensor | None, cache: Cache | None, is_cross: bool
+    ) -> tuple[Tensor, Tensor]:
+        if cache is None:
+            source = memory if is_cross and memory is not None else hidden
+            return self._split(self.k_proj(source)), self._split(self.v_proj(source))
+        assert self.layer is not None
+        if is_cross:
+            stored = cache.cross(self.layer)
+            if stored is None:
+                assert memory is not None
+                stored = cache.set_cross(
+                    self._split(self.k_proj(memory)), self._split(self.v_proj(memory)), self.layer
+                )
+            return stored
+        return cache.update(self._split(self.k_proj(hidden)), self._split(self.v_proj(hidden)), self.layer)
+
+    def _fused(self, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, is_causal: bool) -> Tensor:
+        dropout = self.dropout if self.training else 0.0
+        if self.implementation == "flash_attention_2" and mask is None:
+            return _flash_attention(query, key, value, dropout, is_causal)
+        return F.scaled_dot_product_attention(query, key, value, mask, dropout, is_causal)
+
+    def _eager(
+        self, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, head_mask: Tensor | None, is_causal: bool
+    ) -> tuple[Tensor, Tensor]:
+        scores = query @ key.transpose(2, 3) * self.head_dim**-0.5
+        if is_causal:
+            positions = torch.arange(query.shape[2], device=query.device)
+            mask = causal_mask(None, positions, key.shape[2], query.dtype)
+        if mask is not None:
+            scores = scores + mask
+        weights = F.softmax(scores, dim=-1)
+        if head_mask is not None:
+            weights = weights * head_mask.view(1, -1, 1, 1)
+        weights = F.dropout(weights, self.dropout, self.training)
+        return weights @ value, weights
+
+
+def _flash_attention(query: Tensor, key: Tensor, value: Tensor, dropout: float, is_causal: bool) -> Tensor:
+    """The flash-attn package's kernel on [B, H, T, K]; it wants [B, T, H, K] in half precision on a GPU."""
+    from flash_attn import flash_attn_func  # type: ignore[import-not-found]
+
+    out = flash_attn_func(
+        query.transpose(1, 2), key.transpose(1, 2), value.transpose(1, 2), dropout_p=dropout, causal=is_causal
+    )
+    return out.transpose(1, 2)

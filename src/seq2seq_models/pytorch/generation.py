@@ -1,0 +1,461 @@
+"""Generation in PyTorch: greedy search, sampling and beam search over a cache that is written in place.
+
+Letters in shapes: B inputs, n beams, R = B * n (or B * num_return_sequences) rows, V vocabulary.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from ..core.decoding import CAUSAL_INPUTS, ENCODER_DECODER_INPUTS, Plan, plan, resolve
+from ..core.generation_config import GenerationConfig
+from ..core.generation_rules import tokens_of
+from ..core.outputs import (
+    BaseModelOutput,
+    GenerateBeamDecoderOnlyOutput,
+    GenerateBeamEncoderDecoderOutput,
+    GenerateDecoderOnlyOutput,
+    GenerateEncoderDecoderOutput,
+    ModelOutput,
+)
+from ..errors import GenerationError, InputError
+from .attention import padding_mask
+from .beams import BeamSearch
+from .cache import Cache, EncoderDecoderCache, StaticCache
+from .rules import apply_rules
+
+if TYPE_CHECKING:
+    from ..core.streamers import BaseStreamer
+
+Processor = Callable[[Tensor, Tensor], Tensor]
+"""A user's rule: ids so far, int64 [R, length], and scores, float32 [R, V], to new scores."""
+
+Criterion = Callable[[Tensor, Any], Any]
+"""A user's stop: ids so far and the scores, to a bool or a bool per row [R]."""
+
+
+@dataclass
+class Records:
+    """What is collected per step, for `return_dict_in_generate`."""
+
+    scores: list[Tensor] = field(default_factory=list)
+    logits: list[Tensor] = field(default_factory=list)
+    attentions: list[tuple[Tensor, ...]] = field(default_factory=list)
+    cross_attentions: list[tuple[Tensor, ...]] = field(default_factory=list)
+    hidden_states: list[tuple[Tensor, ...]] = field(default_factory=list)
+
+
+@dataclass
+class Source:
+    """What the decoder attends to: the encoder's states and mask, and whether there are any."""
+
+    states: Tensor | None
+    mask: Tensor | None
+    outputs: BaseModelOutput[Tensor] | None = None
+
+
+class DecoderSteps:
+    """Runs the decoder one step at a time for R rows over B inputs, and gives the scores of the next token.
+
+    The encoder's keys and values are kept once per input; the decoder's own in memory allocated once.
+    """
+
+    def __init__(
+        self,
+        model: Any,
+        config: GenerationConfig,
+        source: Source,
+        max_length: int,
+        decoder_mask: Tensor | None,
+        head_masks: dict[str, Tensor | None],
+        records: Records,
+    ) -> None:
+        self.model, self.config, self.source, self.records = model, config, source, records
+        self.decoder = model.get_decoder()
+        self.decoder_mask = decoder_mask
+        self.head_masks = head_masks
+        self.cache: Cache | None = None
+        self.done = 0
+        if config.use_cache is not False:
+            own = StaticCache(max_cache_len=max_length - 1)
+            self.cache = EncoderDecoderCache(own) if source.states is not None else own
+
+    def __call__(self, ids: Tensor) -> Tensor:
+        """Logits of the next token, float32 [R, V], for all tokens so far, int64 [R, length]."""
+        new = ids if self.cache is None else ids[:, self.done :]
+        outputs = self.decoder(
+            input_ids=new,
+            attention_mask=self._mask(ids),
+            encoder_hidden_states=self.source.states,
+            encoder_attention_mask=self.source.mask,
+            past_key_values=self.cache,
+            use_cache=self.cache is not None,
+            output_attentions=bool(self.config.output_attentions),
+            output_hidden_states=bool(self.config.output_hidden_states),
+            return_dict=True,
+            **self.head_masks,
+        )
+        self.done = ids.shape[1]
+        self._record(outputs)
+        return self.model._logits(outputs.last_hidden_state[:, -1]).float()
+
+    def reorder(self, rows: Tensor) -> None:
+        """Row i goes on from what row rows[i] was."""
+        if self.cache is not None:
+            self.cache.reorder_cache(rows)
+        if self.decoder_mask is not None:
+            self.decoder_mask = self.decoder_mask.index_select(0, rows)
+
+    def _mask(self, ids: Tensor) -> Tensor | None:
+        mask = self.decoder_mask
+        if mask is None:
+            return None
+        return torch.nn.functional.pad(mask, (0, ids.shape[1] - mask.shape[1]), value=1)
+
+    def _record(self, outputs: Any) -> None:
+        if not self.config.return_dict_in_generate:
+            return
+        if self.config.output_attentions:
+            self.records.attentions.append(outputs.attentions)
+            self.records.cross_attentions.append(outputs.cross_attentions)
+        if self.config.output_hidden_states:
+            self.records.hidden_states.append(outputs.hidden_states)
+
+
+class Scorer:
+    """Turns logits into the scores tokens are chosen from: the rules, with the user's processors in their place."""
+
+    def __init__(self, plan: Plan, processors: Sequence[Processor], records: Records) -> None:
+        self.plan, self.processors, self.records = plan, processors, records
+        self.keeps_logits = bool(plan.config.return_dict_in_generate and plan.config.output_logits)
+        self.keeps_scores = bool(plan.config.return_dict_in_generate and plan.config.output_scores)
+
+    def __call__(self, ids: Tensor, logits: Tensor, normalize: bool) -> Tensor:
+        """Scores [R, V] for logits [R, V]; log-probabilities if `normalize`, as beams need them."""
+        if self.keeps_logits:
+            self.records.logits.append(logits.clone())
+        scores = logits.log_softmax(-1) if normalize else logits.clone() if self.keeps_logits else logits
+        scores = apply_rules(self.plan.rules, ids, scores)
+        for processor in self.processors:
+            scores = processor(ids, scores)
+        scores = apply_rules(self.plan.late_rules, ids, scores)
+        if self.keeps_scores:
+            self.records.scores.append(scores.clone())
+        return scores
+
+
+class Stop:
+    """When a sequence is over: an end token, the maximum length, the time, or the user's criteria."""
+
+    def __init__(self, plan: Plan, criteria: Sequence[Criterion], device: torch.device) -> None:
+        self.max_length, self.criteria = plan.max_length, criteria
+        self.end = torch.tensor(plan.end, device=device) if plan.end else None
+        self.deadline = None if plan.config.max_time is None else time.monotonic() + plan.config.max_time
+
+    def __call__(self, ids: Tensor, scores: Any) -> Tensor:
+        """Which of the rows of ids [R, length] are over, bool [R]."""
+        is_over = ids.shape[1] >= self.max_length or (self.deadline is not None and time.monotonic() > self.deadline)
+        over = torch.full((ids.shape[0],), is_over, dtype=torch.bool, device=ids.device)
+        if self.end is not None:
+            over |= torch.isin(ids[:, -1], self.end)
+        for criterion in self.criteria:
+            over |= torch.as_tensor(criterion(ids, scores), dtype=torch.bool, device=ids.device)
+        return over
+
+
+class GenerationMixin:
+    """`generate` for models with a language-modelling head."""
+
+    config: Any
+    generation_config: GenerationConfig
+
+    @torch.no_grad()
+    def generate(
+        self,
+        inputs: Tensor | None = None,
+        generation_config: GenerationConfig | None = None,
+        logits_processor: Iterable[Processor] | None = None,
+        stopping_criteria: Iterable[Criterion] | None = None,
+        prefix_allowed_tokens_fn: Callable[[int, Tensor], Sequence[int]] | None = None,
+        streamer: BaseStreamer | None = None,
+        **kwargs: Any,
+    ) -> Tensor | ModelOutput:
+        """Generated token ids, int64 [B * num_return_sequences, length], padded after their end.
+
+        An encoder-decoder's output begins with the decoder's start token, a causal model's with the prompt.
+
+        Args:
+            inputs: int64 source [B, S] (or the prompt of a causal model); the same as `input_ids`.
+            generation_config: settings for this call; where they are defaults, the model's own hold.
+            logits_processor: functions (ids [R, length], scores [R, V]) -> scores, run after the built-in rules on
+                ids and lengths and before those of sampling.
+            stopping_criteria: functions (ids, scores) -> bool or bool [R]; a row stops when one of them says so.
+            prefix_allowed_tokens_fn: (row, ids so far) -> the ids allowed next.
+            streamer: gets the prompt and then each token as it is chosen; greedy search and sampling only.
+            **kwargs: any option of `GenerationConfig` (they win over both configurations), and the model's inputs:
+                `attention_mask` (made from the padding if not given), `inputs_embeds`, `encoder_outputs`,
+                `decoder_input_ids`, `decoder_attention_mask`, head masks.
+
+        Returns:
+            The ids, or with `return_dict_in_generate` one of the `Generate…Output` classes.
+
+        Raises:
+            GenerationError: for an option that is unknown, out of range, contradictory or not supported.
+            InputError: for a missing or unusable input.
+        """
+        is_seq2seq = bool(self.config.is_encoder_decoder)
+        names = ENCODER_DECODER_INPUTS if is_seq2seq else CAUSAL_INPUTS
+        config, given = resolve(self.generation_config, generation_config, kwargs, names)
+        if streamer is not None and config.num_beams > 1:
+            raise GenerationError(
+                f"`streamer` needs num_beams=1, got num_beams={config.num_beams}: which beam wins is known at the end "
+                "only. Pass num_beams=1."
+            )
+        if inputs is not None:
+            if given.get("input_ids") is not None:
+                raise InputError("`inputs` and `input_ids` are the same thing, got both. Pass one of them.")
+            given["input_ids"] = inputs
+        source, ids, decoder_mask = self._source(config, given) if is_seq2seq else self._prompt(config, given)
+        max_length_given = kwargs.get("max_length") is not None
+        resolved = plan(
+            config,
+            self.config,
+            ids.shape[1],
+            max_length_given=max_length_given,
+            prefix_allowed_tokens_fn=prefix_allowed_tokens_fn,
+        )
+        copies = max(config.num_beams, config.num_return_sequences)
+        records = Records()
+        head_masks = {
+            "head_mask": given.get("decoder_head_mask" if is_seq2seq else "head_mask"),
+            "cross_attn_head_mask": given.get("cross_attn_head_mask"),
+        }
+        if copies > 1:
+            ids = ids.repeat_interleave(copies, 0)
+            decoder_mask = None if decoder_mask is None else decoder_mask.repeat_interleave(copies, 0)
+        steps = DecoderSteps(self, config, source, resolved.max_length, decoder_mask, head_masks, records)
+        scorer = Scorer(resolved, list(logits_processor or ()), records)
+        stop = Stop(resolved, list(stopping_criteria or ()), ids.device)
+        if config.num_beams > 1:
+            return self._beam_search(ids, resolved, steps, scorer, stop, records, source)
+        sequences = self._choose_one_by_one(ids, resolved, steps, scorer, stop, streamer)
+        if not config.return_dict_in_generate:
+            return sequences
+        return self._output(False, sequences, steps, records, source)
+
+    # ---- inputs
+
+    def _source(self, config: GenerationConfig, given: dict[str, Any]) -> tuple[Source, Tensor, Tensor | None]:
+        """The encoder's output, run once, and the decoder's prompt [B, length] with its mask."""
+        ids, embeds, outputs = given.get("input_ids"), given.get("inputs_embeds"), given.get("encoder_outputs")
+        if ids is not None and embeds is not None:
+            raise InputError("`input_ids` and `inputs_embeds` are the same input, got both. Pass one of them.")
+        if ids is None and embeds is None and outputs is None:
+            raise InputError("`generate` needs `input_ids`, `inputs_embeds` or `encoder_outputs`, got none of them.")
+        if ids is not None and (ids.dim() != 2 or ids.is_floating_point()):
+            raise InputError(f"`input_ids` must be integers [B, S], got {ids.dtype} {list(ids.shape)}.")
+        mask = given.get("attention_mask")
+        if mask is None and ids is not None and outputs is None:
+            mask = _mask_of_padding(ids, config)
+        if outputs is None:
+            outputs = self.get_encoder()(  # type: ignore[attr-defined]
+                input_ids=ids,
+                attention_mask=mask,
+                inputs_embeds=embeds,
+                head_mask=given.get("head_mask"),
+                output_attentions=bool(config.output_attentions),
+                output_hidden_states=bool(config.output_hidden_states),
+                return_dict=True,
+            )
+        elif not isinstance(outputs, BaseModelOutput):
+            outputs = BaseModelOutput(*outputs[:3]) if isinstance(outputs, tuple | list) else BaseModelOutput(outputs[0])
+        states = outputs.last_hidden_state
+        source = Source(states, padding_mask(mask, states.dtype), outputs)
+        prompt, decoder_mask = _decoder_prompt(config, given, states)
+        return source, prompt, decoder_mask
+
+    def _prompt(self, config: GenerationConfig, given: dict[str, Any]) -> tuple[Source, Tensor, Tensor | None]:
+        """The prompt of a causal model [B, length], its mask, and what it attends to, if anything."""
+        ids = given.get("input_ids")
+        if ids is None:
+            start = config.bos_token_id if config.bos_token_id is not None else config.decoder_start_token_id
+            if start is None:
+                raise InputError("`generate` needs `input_ids`, or a `bos_token_id` to begin with, got neither.")
+            ids = torch.full((1, 1), tokens_of(start)[0], device=self.device)  # type: ignore[attr-defined]
+        mask = given.get("attention_mask")
+        if mask is None:
+            mask = _mask_of_padding(ids, config)
+        states = given.get("encoder_hidden_states")
+        memory_mask = None if states is None else padding_mask(given.get("encoder_attention_mask"), states.dtype)
+        return Source(states, memory_mask), ids, mask
+
+    # ---- loops
+
+    def _choose_one_by_one(
+        self, ids: Tensor, plan: Plan, steps: DecoderSteps, scorer: Scorer, stop: Stop, streamer: BaseStreamer | None
+    ) -> Tensor:
+        """Greedy search or sampling: one token per row and step until every row is over."""
+        rows, length = ids.shape
+        sequences = ids.new_full((rows, plan.max_length), plan.pad)
+        sequences[:, :length] = ids
+        is_open = torch.ones(rows, dtype=torch.bool, device=ids.device)
+        if streamer is not None:
+            streamer.put(ids.cpu())
+        while True:
+            so_far = sequences[:, :length]
+            scores = scorer(so_far, steps(so_far), normalize=False)
+            if plan.config.do_sample:
+                tokens = torch.multinomial(scores.softmax(-1), 1)[:, 0]
+            else:
+                tokens = scores.argmax(-1)
+            if plan.end:
+                tokens = torch.where(is_open, tokens, plan.pad)
+            sequences[:, length] = tokens
+            length += 1
+            if streamer is not None:
+                streamer.put(tokens.cpu())
+            is_open &= ~stop(sequences[:, :length], scores)
+            if not bool(is_open.any()):
+                break
+        if streamer is not None:
+            streamer.end()
+        return sequences[:, :length]
+
+    def _beam_search(
+        self,
+        ids: Tensor,
+        plan: Plan,
+        steps: DecoderSteps,
+        scorer: Scorer,
+        stop: Stop,
+        records: Records,
+        source: Source,
+    ) -> Tensor | ModelOutput:
+        """Beam search, or beam sampling if the plan samples."""
+        search = BeamSearch(ids, plan)
+        while not search.is_over:
+            so_far = search.ids()
+            scores = scorer(so_far, steps(so_far), normalize=True)
+            search.step(scores, stop)
+            if not search.is_over:
+                steps.reorder(search.rows())
+        sequences, scores, indices = search.finish()
+        if not plan.config.return_dict_in_generate:
+            return sequences
+        output = self._output(True, sequences, steps, records, source)
+        output["beam_indices"] = indices
+        output["sequences_scores"] = scores if plan.config.output_scores else None
+        return output
+
+    def _output(
+        self, is_beam: bool, sequences: Tensor, steps: DecoderSteps, records: Records, source: Source
+    ) -> ModelOutput:
+        """The output object, with what was asked to be collected."""
+        config = steps.config
+        is_seq2seq = source.outputs is not None
+        values: dict[str, Any] = {
+            "sequences": sequences,
+            "scores": tuple(records.scores) if config.output_scores else None,
+            "logits": tuple(records.logits) if config.output_logits else None,
+            "past_key_values": steps.cache,
+        }
+        prefix = "decoder_" if is_seq2seq else ""
+        values[prefix + "attentions"] = tuple(records.attentions) if config.output_attentions else None
+        values[prefix + "hidden_states"] = tuple(records.hidden_states) if config.output_hidden_states else None
+        if source.outputs is not None:
+            values["cross_attentions"] = tuple(records.cross_attentions) if config.output_attentions else None
+            values["encoder_attentions"] = source.outputs.attentions
+            values["encoder_hidden_states"] = source.outputs.hidden_states
+            return (GenerateBeamEncoderDecoderOutput if is_beam else GenerateEncoderDecoderOutput)(**values)
+        return (GenerateBeamDecoderOnlyOutput if is_beam else GenerateDecoderOnlyOutput)(**values)
+
+    # ---- around
+
+    def compute_transition_scores(
+        self,
+        sequences: Tensor,
+        scores: tuple[Tensor, ...],
+        beam_indices: Tensor | None = None,
+        normalize_logits: bool = False,
+    ) -> Tensor:
+        """The score of each generated token, float32 [rows of sequences, new tokens]; 0 after a beam's end.
+
+        Args:
+            sequences: int64 [rows, length], as `generate` returned them.
+            scores: one [R, V] per step, as returned with `output_scores`.
+            beam_indices: int64 [rows, new tokens] as returned for beams; which row of `scores` a token came from.
+            normalize_logits: turn scores into log-probabilities first.
+        """
+        stacked = torch.stack(scores)  # [steps, R, V]
+        if normalize_logits:
+            stacked = stacked.log_softmax(-1)
+        if beam_indices is None:
+            beam_indices = torch.arange(stacked.shape[1], device=sequences.device)[:, None].expand(-1, len(scores))
+        steps = int((beam_indices >= 0).sum(-1).max())
+        beam_indices = beam_indices[:, :steps]
+        step = torch.arange(steps, device=sequences.device)[None]
+        chosen = stacked[step, beam_indices.clamp(min=0), sequences[:, sequences.shape[1] - steps :]]
+        return chosen.masked_fill(beam_indices < 0, 0.0)
+
+    def prepare_inputs_for_generation(
+        self,
+        input_ids: Tensor,
+        past_key_values: Cache | None = None,
+        attention_mask: Tensor | None = None,
+        inputs_embeds: Tensor | None = None,
+        cache_position: Tensor | None = None,
+        **kwargs: Any,
+    ) -> dict[str, Any]:
+        """Arguments of `forward` for one more step of a loop of your own; `generate` does not need it.
+
+        Args:
+            input_ids: int64, all decoder tokens so far [B, T].
+            past_key_values: the cache so far; then only the tokens it lacks are passed on.
+            attention_mask: 1/0, of the source for an encoder-decoder, of the tokens for a causal model.
+            inputs_embeds: vectors instead of ids, used in the first step only.
+            cache_position: int64, positions of the tokens to pass on.
+            **kwargs: passed on as they are.
+        """
+        past = 0 if past_key_values is None else past_key_values.get_seq_length()
+        key = "decoder_input_ids" if self.config.is_encoder_decoder else "input_ids"
+        if inputs_embeds is not None and past == 0:
+            first: dict[str, Any] = {"inputs_embeds": inputs_embeds}
+        else:
+            first = {key: input_ids[:, past:]}
+        given = {"past_key_values": past_key_values, "attention_mask": attention_mask, "cache_position": cache_position}
+        return {**first, **{name: value for name, value in given.items() if value is not None}, **kwargs}
+
+
+def _mask_of_padding(ids: Tensor, config: GenerationConfig) -> Tensor | None:
+    """The mask [B, S] that the padding in ids implies; None where padding also is an end token or is absent."""
+    pad = config.pad_token_id
+    if pad is None or pad in tokens_of(config.eos_token_id):
+        return None
+    return (ids != pad).long()
+
+
+def _decoder_prompt(config: GenerationConfig, given: dict[str, Any], states: Tensor) -> tuple[Tensor, Tensor | None]:
+    """The decoder's first tokens [B, length], beginning with the start token, and their mask."""
+    start = config.decoder_start_token_id if config.decoder_start_token_id is not None else config.bos_token_id
+    if start is None:
+        raise GenerationError("`decoder_start_token_id` (or `bos_token_id`) must be set to begin with, got neither.")
+    rows = states.shape[0]
+    starts = torch.tensor(tokens_of(start), device=states.device)
+    if len(starts) not in (1, rows):
+        raise GenerationError(f"`decoder_start_token_id` must be one id or {rows}, one per input, got {len(starts)}.")
+    first = starts[:, None].expand(rows, 1) if len(starts) == 1 else starts[:, None]
+    prompt, mask = given.get("decoder_input_ids"), given.get("decoder_attention_mask")
+    if prompt is None:
+        return first, mask
+    if prompt.shape[0] != rows:
+        raise InputError(f"`decoder_input_ids` must have one row for each of {rows} inputs, got {prompt.shape[0]}.")
+    if bool((prompt[:, :1] != first).all()):
+        prompt = torch.cat([first, prompt], 1)
+        mask = None if mask is None else torch.nn.functional.pad(mask, (1, 0), value=1)
+    return prompt, mask

@@ -1,0 +1,176 @@
+"""Position tables, encoder layers and decoder layers. The families differ in `architecture`, and only there."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from functools import partial
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from ..core.architecture import FP16_CLAMP, LAYER_NORM_EPSILON
+from ..core.config import PretrainedConfig
+from ..core.positions import sinusoidal_table
+from ..errors import InputError
+from .attention import Attention
+from .cache import Cache
+
+ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
+    "gelu": F.gelu,
+    "gelu_new": partial(F.gelu, approximate="tanh"),
+    "gelu_fast": partial(F.gelu, approximate="tanh"),
+    "quick_gelu": lambda x: x * torch.sigmoid(1.702 * x),
+    "relu": F.relu,
+    "silu": F.silu,
+    "swish": F.silu,
+    "tanh": torch.tanh,
+    "sigmoid": torch.sigmoid,
+    "linear": lambda x: x,
+}
+
+
+class TokenEmbedding(nn.Embedding):
+    """Token vectors; an id outside the vocabulary is named instead of ending in an index error."""
+
+    def forward(self, input: Tensor) -> Tensor:
+        try:
+            return super().forward(input)
+        except IndexError:
+            low, high = int(input.min()), int(input.max())
+            raise InputError(
+                f"token ids must be between 0 and {self.num_embeddings - 1}, got ids from {low} to {high}. "
+                "Use the tokenizer of this checkpoint, or resize_token_embeddings."
+            ) from None
+
+
+class PositionEmbedding(nn.Embedding):
+    """One vector per position [P, D]: sinusoids, computed and frozen, or learned rows."""
+
+    def __init__(self, config: PretrainedConfig) -> None:
+        self.is_computed = config.architecture.positions == "sinusoidal"
+        super().__init__(config.max_position_embeddings, config.d_model)
+        if self.is_computed:
+            self.weight.requires_grad_(False)
+
+    def fill(self) -> None:
+        """Write the sinusoids, wherever the weight lives."""
+        table = torch.from_numpy(sinusoidal_table(*self.weight.shape))
+        with torch.no_grad():
+            self.weight.copy_(table)
+
+    def forward(self, start: int, length: int, positions: Tensor | None = None) -> Tensor:  # type: ignore[override]
+        """Vectors [T, D] for `length` positions from `start`, or for the given int64 `positions` [T]."""
+        if start + length > self.num_embeddings:
+            raise InputError(
+                f"the sequence must have at most {self.num_embeddings} positions (max_position_embeddings), "
+                f"got {start + length}. Truncate the input, or call resize_position_embeddings."
+            )
+        return self.weight[start : start + length] if positions is None else F.embedding(positions, self.weight)
+
+
+class Layer(nn.Module):
+    """What encoder and decoder layers share: residuals with pre- or post-norm, and the feed-forward block."""
+
+    def __init__(self, config: PretrainedConfig, ffn_dim: int) -> None:
+        super().__init__()
+        self.norm_first = config.architecture.norm == "pre"
+        self.dropout = config.dropout
+        self.activation_dropout = config.activation_dropout
+        self.activation_fn = ACTIVATIONS[config.activation_function]
+        self.fc1 = nn.Linear(config.d_model, ffn_dim)
+        self.fc2 = nn.Linear(ffn_dim, config.d_model)
+        self.final_layer_norm = layer_norm(config)
+
+    def _enter(self, hidden: Tensor, norm: nn.LayerNorm) -> Tensor:
+        return norm(hidden) if self.norm_first else hidden
+
+    def _leave(self, hidden: Tensor, out: Tensor, norm: nn.LayerNorm) -> Tensor:
+        total = hidden + F.dropout(out, self.dropout, self.training)
+        return total if self.norm_first else norm(total)
+
+    def _feed_forward(self, hidden: Tensor) -> Tensor:
+        inner = self.activation_fn(self.fc1(self._enter(hidden, self.final_layer_norm)))
+        out = self.fc2(F.dropout(inner, self.activation_dropout, self.training))
+        return self._leave(hidden, out, self.final_layer_norm)
+
+
+class EncoderLayer(Layer):
+    """Self-attention and feed-forward over [B, S, D]."""
+
+    def __init__(self, config: PretrainedConfig) -> None:
+        super().__init__(config, config.encoder_ffn_dim)
+        self.self_attn = Attention(config.d_model, config.encoder_attention_heads, config.attention_dropout)
+        self.self_attn_layer_norm = layer_norm(config)
+
+    def forward(
+        self, hidden: Tensor, mask: Tensor | None, head_mask: Tensor | None = None, need_weights: bool = False
+    ) -> tuple[Tensor, Tensor | None]:
+        """States [B, S, D] and, if asked, attention weights [B, H, S, S]."""
+        out, weights = self.self_attn(
+            self._enter(hidden, self.self_attn_layer_norm), mask=mask, head_mask=head_mask, need_weights=need_weights
+        )
+        hidden = self._feed_forward(self._leave(hidden, out, self.self_attn_layer_norm))
+        if hidden.dtype == torch.float16:
+            hidden = hidden.clamp(-FP16_CLAMP, FP16_CLAMP)
+        return hidden, weights
+
+
+class DecoderLayer(Layer):
+    """Causal self-attention, attention to the encoder, and feed-forward over [B, T, D]."""
+
+    def __init__(self, config: PretrainedConfig, index: int) -> None:
+        super().__init__(config, config.decoder_ffn_dim)
+        heads, dropout = config.decoder_attention_heads, config.attention_dropout
+        self.self_attn = Attention(config.d_model, heads, dropout, index)
+        self.self_attn_layer_norm = layer_norm(config)
+        self.encoder_attn = Attention(config.d_model, heads, dropout, index)
+        self.encoder_attn_layer_norm = layer_norm(config)
+
+    def forward(
+        self,
+        hidden: Tensor,
+        mask: Tensor | None,
+        memory: Tensor | None,
+        memory_mask: Tensor | None,
+        cache: Cache | None = None,
+        head_mask: Tensor | None = None,
+        cross_head_mask: Tensor | None = None,
+        need_weights: bool = False,
+        is_causal: bool = False,
+        has_memory: bool = False,
+    ) -> tuple[Tensor, Tensor | None, Tensor | None]:
+        """States [B, T, D] and, if asked, the weights of self-attention and of cross-attention."""
+        out, weights = self.self_attn(
+            self._enter(hidden, self.self_attn_layer_norm),
+            mask=mask,
+            cache=cache,
+            head_mask=head_mask,
+            need_weights=need_weights,
+            is_causal=is_causal,
+        )
+        hidden = self._leave(hidden, out, self.self_attn_layer_norm)
+        cross_weights = None
+        if has_memory:
+            out, cross_weights = self.encoder_attn(
+                self._enter(hidden, self.encoder_attn_layer_norm),
+                memory=memory,
+                mask=memory_mask,
+                cache=cache,
+                head_mask=cross_head_mask,
+                need_weights=need_weights,
+                is_cross=True,
+            )
+            hidden = self._leave(hidden, out, self.encoder_attn_layer_norm)
+        return self._feed_forward(hidden), weights, cross_weights
+
+
+def layer_norm(config: PretrainedConfig) -> nn.LayerNorm:
+    """A layer norm over D with the checkpoints' epsilon."""
+    return nn.LayerNorm(config.d_model, eps=LAYER_NORM_EPSILON)
+
+
+def embedding_scale(config: PretrainedConfig) -> float:
+    """What token vectors are multiplied with before the positions are added."""
+    return math.sqrt(config.d_model) if config.scale_embedding else 1.0

@@ -1,0 +1,358 @@
+"""PreTrainedModel: what every PyTorch model of this library can do besides its forward pass."""
+
+from __future__ import annotations
+
+import importlib.util
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from contextvars import ContextVar
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
+
+from ..core.checkpoints import Stored
+from ..core.config import PretrainedConfig
+from ..core.generation_config import GenerationConfig
+from ..core.pretrained import PretrainedModelMixin
+from ..errors import ConfigError, InputError, MissingFrameworkError
+from . import weights
+from .attention import Attention
+from .layers import PositionEmbedding, TokenEmbedding
+from .transformer import Stack
+
+ATTENTION_IMPLEMENTATIONS = ("sdpa", "eager", "flash_attention_2")
+
+_builds_inner_model: ContextVar[bool] = ContextVar("builds_inner_model", default=False)
+
+
+class _SkipInit(TorchFunctionMode):
+    """Leaves memory as it is where a module would fill it with PyTorch's own defaults, which we overwrite anyway."""
+
+    def __torch_function__(
+        self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        if getattr(func, "__module__", "") == "torch.nn.init":
+            return args[0] if args else (kwargs or {})["tensor"]
+        return func(*args, **(kwargs or {}))
+
+
+@contextmanager
+def uninitialised() -> Iterator[None]:
+    """Modules made in here hold no values yet; the model around them initialises or loads them once."""
+    token = _builds_inner_model.set(True)
+    try:
+        with _SkipInit():
+            yield
+    finally:
+        _builds_inner_model.reset(token)
+
+
+class PreTrainedModel(PretrainedModelMixin, nn.Module):
+    """Base of all PyTorch models: loading and saving, embeddings, initialisation, gradient checkpointing.
+
+    Args:
+        config: the model's configuration.
+
+    Raises:
+        ConfigError: if no model can be built from `config`; the message names every fault.
+    """
+
+    config_class: ClassVar[type[PretrainedConfig]]
+    base_model_prefix: ClassVar[str] = "model"
+    main_input_name: ClassVar[str] = "input_ids"
+    framework: ClassVar[str] = "pt"
+    supports_gradient_checkpointing: ClassVar[bool] = True
+    _tied_weights_keys: ClassVar[list[str]] = []
+
+    def __init__(self, config: PretrainedConfig, *_: Any, **__: Any) -> None:
+        super().__init__()
+        if not isinstance(config, self.config_class):
+            raise ConfigError(
+                f"`config` of {type(self).__name__} must be a {self.config_class.__name__}, "
+                f"got {type(config).__name__}. Load a model with from_pretrained."
+            )
+        config.validate()
+        self.config = config
+        self.name_or_path = config.name_or_path
+        if self.can_generate():
+            self.generation_config = GenerationConfig.from_model_config(config)
+        self.warnings_issued: dict[str, bool] = {}
+
+    # ---- building
+
+    @classmethod
+    def _build(
+        cls,
+        config: PretrainedConfig,
+        stored: Mapping[str, Stored],
+        *,
+        dtype: str | None,
+        device: Any,
+        attn_implementation: str | None,
+    ) -> PreTrainedModel:
+        """A model in evaluation mode holding the stored weights; nothing is initialised that is loaded."""
+        if attn_implementation is not None:
+            config._attn_implementation = attn_implementation
+        with torch.device("meta"), uninitialised():
+            model = cls(config)
+        model._apply_attn_implementation()
+        weights.assign(model, stored, head=cls.head, config=model.config, dtype=dtype, device=device)
+        return model.eval()
+
+    def _weights(self) -> Iterator[Stored]:
+        return weights.extract(self)
+
+    def post_init(self) -> None:
+        """Initialise what was just built, once, by the outermost model."""
+        if not _builds_inner_model.get():
+            self._apply_attn_implementation()
+            self.init_weights()
+
+    def init_weights(self) -> None:
+        """Draw all weights anew: normal with the config's `init_std`, norms 1, biases and the pad row 0."""
+        for module in self.modules():
+            self._init_weights(module)
+        self.tie_weights()
+
+    def _init_weights(self, module: nn.Module) -> None:
+        with torch.no_grad():
+            if isinstance(module, nn.Linear):
+                module.weight.normal_(0.0, self.config.init_std)
+                if module.bias is not None:
+                    module.bias.zero_()
+            elif isinstance(module, PositionEmbedding) and module.is_computed:
+                module.fill()
+            elif isinstance(module, nn.Embedding):
+                module.weight.normal_(0.0, self.config.init_std)
+                if module.padding_idx is not None:
+                    module.weight[module.padding_idx].zero_()
+            elif isinstance(module, nn.LayerNorm):
+                module.weight.fill_(1.0)
+                module.bias.zero_()
+
+    def _init_missing(self, names: Iterable[str]) -> None:
+        """Initialise the modules that hold these parameters or buffers (names as in `state_dict`)."""
+        for owner in sorted({name.rpartition(".")[0] for name in names}):
+            if owner:
+                self._init_weights(self.get_submodule(owner))
+
+    @classmethod
+    def can_generate(cls) -> bool:
+        """Whether the model has a head to generate with."""
+        return hasattr(cls, "generate")
+
+    # ---- what and where
+
+    @property
+    def base_model(self) -> nn.Module:
+        """The model without its head; itself if it has none."""
+        inner = getattr(self, self.base_model_prefix, self)
+        return inner if isinstance(inner, nn.Module) else self
+
+    @property
+    def device(self) -> torch.device:
+        """Device of the parameters."""
+        return next(self.parameters()).device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Floating-point type of the parameters."""
+        return next(self.parameters()).dtype
+
+    @property
+    def dummy_inputs(self) -> dict[str, Tensor]:
+        """A small valid input: two rows, one of them padded."""
+        pad = self.config.pad_token_id or 0
+        ids = torch.tensor([[0, 6, 10, 4, 2], [0, 8, 12, 2, pad]], device=self.device) % self.config.vocab_size
+        mask = torch.tensor([[1, 1, 1, 1, 1], [1, 1, 1, 1, 0]], device=self.device)
+        return {"attention_mask": mask, "input_ids": ids, "decoder_input_ids": ids}
+
+    def num_parameters(self, only_trainable: bool = False, exclude_embeddings: bool = False) -> int:
+        """Number of weights, tied ones counted once."""
+        excluded = set()
+        if exclude_embeddings:
+            excluded = {id(m.weight) for m in self.modules() if isinstance(m, nn.Embedding)}
+        return sum(
+            p.numel()
+            for p in self.parameters()
+            if id(p) not in excluded and (p.requires_grad or not only_trainable)
+        )
+
+    def get_memory_footprint(self, return_buffers: bool = True) -> int:
+        """Bytes of the parameters and, by default, the buffers."""
+        held = [*self.parameters(), *(self.buffers() if return_buffers else ())]
+        return sum(tensor.numel() * tensor.element_size() for tensor in held)
+
+    # ---- attention
+
+    def set_attn_implementation(self, attn_implementation: str) -> None:
+        """Choose how attention is computed: "sdpa" (fused, the default), "eager" or "flash_attention_2".
+
+        Attention weights and head masks are always computed by the eager formula, whatever is chosen here.
+
+        Raises:
+            MissingFrameworkError: for "flash_attention_2" without the flash-attn package.
+        """
+        self.config._attn_implementation = attn_implementation
+        self._apply_attn_implementation()
+
+    def _apply_attn_implementation(self) -> None:
+        chosen = getattr(self.config, "_attn_implementation", None) or "sdpa"
+        if chosen not in ATTENTION_IMPLEMENTATIONS:
+            allowed = ", ".join(map(repr, ATTENTION_IMPLEMENTATIONS))
+            raise ConfigError(f"`attn_implementation` must be one of {allowed}, got {chosen!r}.")
+        if chosen == "flash_attention_2" and importlib.util.find_spec("flash_attn") is None:
+            raise MissingFrameworkError(
+                "`attn_implementation='flash_attention_2'` needs the flash-attn package and a GPU it supports. "
+                "Install flash-attn, or use 'sdpa', which takes PyTorch's own flash kernel where it can."
+            )
+        self.config._attn_implementation = chosen
+        for module in self.modules():
+            if isinstance(module, Attention):
+                module.implementation = chosen
+
+    # ---- embeddings
+
+    def get_input_embeddings(self) -> nn.Embedding:
+        """The token embedding."""
+        raise NotImplementedError
+
+    def set_input_embeddings(self, value: nn.Embedding) -> None:
+        """Put another token embedding in place of this one, wherever it is shared."""
+        raise NotImplementedError
+
+    def get_output_embeddings(self) -> nn.Linear | None:
+        """The language-modelling head, or None."""
+        return getattr(self, "lm_head", None)
+
+    def set_output_embeddings(self, new_embeddings: nn.Linear) -> None:
+        """Put another language-modelling head in place of this one."""
+        self.lm_head = new_embeddings
+
+    def tie_weights(self) -> None:
+        """Make the head share the token embedding's weight, if the config ties them."""
+        head = self.get_output_embeddings()
+        if head is not None and self.config.tie_word_embeddings:
+            head.weight = self.get_input_embeddings().weight
+
+    def resize_token_embeddings(
+        self, new_num_tokens: int | None = None, pad_to_multiple_of: int | None = None, mean_resizing: bool = True
+    ) -> nn.Embedding:
+        """Give the vocabulary this many words; returns the new token embedding [V, D].
+
+        Old rows are kept. New rows are drawn around the mean of the old ones with a billionth of their covariance, so
+        that a new word begins as an average word (Hewitt 2021), or with the config's `init_std` if not
+        `mean_resizing`. The head's bias is extended with zeros.
+
+        Args:
+            new_num_tokens: the new number of words; None keeps it (but rounds up, see next).
+            pad_to_multiple_of: round the number up to a multiple of this.
+            mean_resizing: how new rows are drawn.
+        """
+        old = self.get_input_embeddings()
+        size = old.num_embeddings if new_num_tokens is None else new_num_tokens
+        if pad_to_multiple_of is not None:
+            if pad_to_multiple_of < 1:
+                raise InputError(f"`pad_to_multiple_of` must be at least 1, got {pad_to_multiple_of}.")
+            size = -(-size // pad_to_multiple_of) * pad_to_multiple_of
+        if size < 1:
+            raise InputError(f"`new_num_tokens` must be at least 1, got {size}.")
+        if size == old.num_embeddings:
+            return old
+        head = self.get_output_embeddings()
+        is_tied = head is not None and head.weight is old.weight
+        pad = old.padding_idx if old.padding_idx is not None and old.padding_idx < size else None
+        new = TokenEmbedding(size, old.embedding_dim, pad, _weight=self._resized(old.weight, size, mean_resizing))
+        new.weight.requires_grad_(old.weight.requires_grad)
+        self.set_input_embeddings(new)
+        if head is not None:
+            weight = new.weight if is_tied else nn.Parameter(self._resized(head.weight, size, mean_resizing))
+            head.weight, head.out_features = weight, size
+        self.config.vocab_size = size
+        self._resize_head(size)
+        return new
+
+    def _resized(self, weight: Tensor, size: int, from_mean: bool) -> Tensor:
+        with torch.no_grad():
+            new = weight.new_empty(size, weight.shape[1])
+            kept = min(size, weight.shape[0])
+            new[:kept] = weight[:kept]
+            if size > kept and from_mean:
+                old = weight.float()
+                mean = old.mean(0)
+                noise = torch.randn(size - kept, kept, device=old.device) @ (old - mean) * (1e-9 / kept) ** 0.5
+                new[kept:] = (mean + noise).to(new.dtype)
+            elif size > kept:
+                new[kept:].normal_(0.0, self.config.init_std)
+            return new
+
+    def _resize_head(self, size: int) -> None:
+        """For a head with a bias: extend or cut it."""
+
+    def _stacks(self) -> list[Stack]:
+        return [module for module in self.modules() if isinstance(module, Stack)]
+
+    def get_position_embeddings(self) -> PositionEmbedding | tuple[PositionEmbedding, ...]:
+        """The position tables: of encoder and decoder, or the decoder's alone where there is no encoder."""
+        tables = tuple(stack.embed_positions for stack in self._stacks())
+        return tables if len(tables) > 1 else tables[0]
+
+    def resize_position_embeddings(self, new_num_position_embeddings: int) -> None:
+        """Make room for this many positions, in encoder and decoder and in the config.
+
+        Pegasus' sinusoids are extended exactly. BlenderbotSmall keeps its learned rows and draws new ones, which mean
+        nothing before they are trained.
+        """
+        if new_num_position_embeddings < 1:
+            raise InputError(f"`new_num_position_embeddings` must be at least 1, got {new_num_position_embeddings}.")
+        self.config.max_position_embeddings = new_num_position_embeddings
+        for stack in self._stacks():
+            stack.resize_position_embeddings(new_num_position_embeddings)
+
+    def prune_heads(self, heads_to_prune: dict[int, list[int]]) -> None:
+        """Not offered for these families, as upstream: a pruned model no longer fits its checkpoint format."""
+        raise NotImplementedError(
+            f"prune_heads is not possible for {type(self).__name__}: the checkpoint format has square projections only. "
+            "Mask heads with `head_mask`, `decoder_head_mask` and `cross_attn_head_mask` instead."
+        )
+
+    # ---- training
+
+    @property
+    def is_gradient_checkpointing(self) -> bool:
+        """Whether layers recompute their activations in the backward pass."""
+        return any(stack.gradient_checkpointing for stack in self._stacks())
+
+    def gradient_checkpointing_enable(self, gradient_checkpointing_kwargs: dict[str, Any] | None = None) -> None:
+        """Trade time for memory while training: keep only each layer's input. `generate` is not affected.
+
+        Args:
+            gradient_checkpointing_kwargs: passed to `torch.utils.checkpoint.checkpoint`; by default
+                `{"use_reentrant": False}`.
+        """
+        options = {"use_reentrant": False, **(gradient_checkpointing_kwargs or {})}
+        for stack in self._stacks():
+            stack.gradient_checkpointing, stack.gradient_checkpointing_options = True, options
+        if options["use_reentrant"]:
+            self.enable_input_require_grads()  # else nothing in a re-entrant segment would seem to need gradients
+
+    def gradient_checkpointing_disable(self) -> None:
+        """Keep all activations again."""
+        for stack in self._stacks():
+            stack.gradient_checkpointing = False
+        self.disable_input_require_grads()
+
+    def enable_input_require_grads(self) -> None:
+        """Make the embeddings' output require gradients, for training adapters on a frozen model."""
+        self.disable_input_require_grads()
+        self._require_grads_hook = self.get_input_embeddings().register_forward_hook(
+            lambda module, inputs, output: output.requires_grad_(True)
+        )
+
+    def disable_input_require_grads(self) -> None:
+        """Undo `enable_input_require_grads`."""
+        hook = self.__dict__.pop("_require_grads_hook", None)
+        if hook is not None:
+            hook.remove()

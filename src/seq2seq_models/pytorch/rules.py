@@ -1,0 +1,138 @@
+"""The rules on scores in PyTorch: one function each for the rules that core/generation_rules.py describes.
+
+A function gets the rule, the ids so far, int64 [R, length], and the scores, float32 [R, V], which it may overwrite.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..core import generation_rules as rules
+
+NEVER = -float("inf")
+RuleFunction = Callable[[Any, Tensor, Tensor], Tensor]
+
+
+def repetition_penalty(rule: rules.RepetitionPenalty, ids: Tensor, scores: Tensor) -> Tensor:
+    seen = scores.gather(1, ids)
+    return scores.scatter_(1, ids, torch.where(seen < 0, seen * rule.penalty, seen / rule.penalty))
+
+
+def no_repeat_ngrams(rule: rules.NoRepeatNgrams, ids: Tensor, scores: Tensor) -> Tensor:
+    length = ids.shape[1]
+    if length + 1 < rule.size:
+        return scores
+    ngrams = ids.unfold(1, rule.size, 1)  # [R, number of n-grams, n]
+    recent = ids[:, length + 1 - rule.size :]
+    row, place = (ngrams[:, :, :-1] == recent[:, None]).all(-1).nonzero(as_tuple=True)
+    scores[row, ngrams[row, place, -1]] = NEVER
+    return scores
+
+
+def min_length(rule: rules.MinLength, ids: Tensor, scores: Tensor) -> Tensor:
+    return _without(scores, rule.end) if ids.shape[1] < rule.length else scores
+
+
+def min_new_tokens(rule: rules.MinNewTokens, ids: Tensor, scores: Tensor) -> Tensor:
+    return _without(scores, rule.end) if ids.shape[1] - rule.prompt_length < rule.length else scores
+
+
+def prefix_allowed(rule: rules.PrefixAllowed, ids: Tensor, scores: Tensor) -> Tensor:
+    kept = torch.full_like(scores, NEVER)
+    for row, so_far in enumerate(ids):
+        allowed = list(rule.allowed(row // rule.beams, so_far))
+        if not allowed:
+            raise ValueError(
+                f"`prefix_allowed_tokens_fn` must allow at least one token, got none for row {row // rule.beams} "
+                f"after {so_far.tolist()}."
+            )
+        kept[row, allowed] = scores[row, allowed]
+    return kept
+
+
+def forced_begin(rule: rules.ForcedBegin, ids: Tensor, scores: Tensor) -> Tensor:
+    return _only(scores, (rule.token,)) if ids.shape[1] == 1 else scores
+
+
+def forced_end(rule: rules.ForcedEnd, ids: Tensor, scores: Tensor) -> Tensor:
+    return _only(scores, rule.tokens) if ids.shape[1] == rule.max_length - 1 else scores
+
+
+def remove_invalid(rule: rules.RemoveInvalid, ids: Tensor, scores: Tensor) -> Tensor:
+    return torch.nan_to_num_(scores, nan=0.0)
+
+
+def suppress(rule: rules.Suppress, ids: Tensor, scores: Tensor) -> Tensor:
+    return _without(scores, rule.tokens)
+
+
+def suppress_at_begin(rule: rules.SuppressAtBegin, ids: Tensor, scores: Tensor) -> Tensor:
+    return _without(scores, rule.tokens) if ids.shape[1] == rule.length else scores
+
+
+def temperature(rule: rules.Temperature, ids: Tensor, scores: Tensor) -> Tensor:
+    return scores.div_(rule.temperature)
+
+
+def top_k(rule: rules.TopK, ids: Tensor, scores: Tensor) -> Tensor:
+    last = scores.topk(min(rule.count, scores.shape[1])).values[:, -1:]
+    return scores.masked_fill_(scores < last, NEVER)
+
+
+def top_p(rule: rules.TopP, ids: Tensor, scores: Tensor) -> Tensor:
+    ordered, places = scores.sort()
+    dropped = ordered.softmax(-1).cumsum(-1) <= 1 - rule.mass
+    dropped[:, -rule.at_least :] = False
+    return scores.masked_fill_(torch.zeros_like(dropped).scatter_(1, places, dropped), NEVER)
+
+
+def min_p(rule: rules.MinP, ids: Tensor, scores: Tensor) -> Tensor:
+    probabilities = scores.softmax(-1)
+    dropped = probabilities < rule.share * probabilities.amax(-1, keepdim=True)
+    kept = scores.topk(min(rule.at_least, scores.shape[1])).indices
+    return scores.masked_fill_(dropped.scatter_(1, kept, False), NEVER)
+
+
+def renormalize(rule: rules.Renormalize, ids: Tensor, scores: Tensor) -> Tensor:
+    return scores.log_softmax(-1)
+
+
+FUNCTIONS: dict[type[rules.Rule], RuleFunction] = {
+    rules.RepetitionPenalty: repetition_penalty,
+    rules.NoRepeatNgrams: no_repeat_ngrams,
+    rules.MinLength: min_length,
+    rules.MinNewTokens: min_new_tokens,
+    rules.PrefixAllowed: prefix_allowed,
+    rules.ForcedBegin: forced_begin,
+    rules.ForcedEnd: forced_end,
+    rules.RemoveInvalid: remove_invalid,
+    rules.Suppress: suppress,
+    rules.SuppressAtBegin: suppress_at_begin,
+    rules.Temperature: temperature,
+    rules.TopK: top_k,
+    rules.TopP: top_p,
+    rules.MinP: min_p,
+    rules.Renormalize: renormalize,
+}
+
+
+def apply_rules(active: tuple[rules.Rule, ...], ids: Tensor, scores: Tensor) -> Tensor:
+    """The scores after these rules, in order; `scores` [R, V] is overwritten."""
+    for rule in active:
+        scores = FUNCTIONS[type(rule)](rule, ids, scores)
+    return scores
+
+
+def _without(scores: Tensor, tokens: tuple[int, ...]) -> Tensor:
+    scores[:, list(tokens)] = NEVER
+    return scores
+
+
+def _only(scores: Tensor, tokens: tuple[int, ...]) -> Tensor:
+    scores.fill_(NEVER)
+    scores[:, list(tokens)] = 0.0
+    return scores

@@ -1,0 +1,62 @@
+"""Fixtures shared by all tests. No test reaches a real network: the hub is a stand-in on 127.0.0.1 or absent."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from .stand_in_hub import StandInHub
+
+
+def point_client_at(endpoint: str, home: Path, monkeypatch: pytest.MonkeyPatch, *, offline: bool = False) -> None:
+    """Makes the huggingface_hub client of this process use this hub and this cache; both generations read constants."""
+    from huggingface_hub import constants, file_download
+
+    values: dict[str, Any] = {
+        "ENDPOINT": endpoint,
+        "HF_HOME": str(home),
+        "HF_HUB_CACHE": str(home / "hub"),
+        "HUGGINGFACE_HUB_CACHE": str(home / "hub"),
+        "HF_TOKEN_PATH": str(home / "token"),
+        "HF_STORED_TOKENS_PATH": str(home / "stored_tokens"),
+        "HF_HUB_DISABLE_XET": True,
+        "HF_HUB_OFFLINE": offline,
+        "HF_HUB_DISABLE_PROGRESS_BARS": True,
+        "HUGGINGFACE_CO_URL_TEMPLATE": endpoint + "/{repo_id}/resolve/{revision}/{filename}",
+        "AGENT_HARNESSES_PATH": str(home / "agents.json"),
+    }
+    for name, value in values.items():
+        if hasattr(constants, name):
+            monkeypatch.setattr(constants, name, value)
+    # Generation 0.x keeps its own copy of this one.
+    monkeypatch.setattr(file_download, "HUGGINGFACE_CO_URL_TEMPLATE", values["HUGGINGFACE_CO_URL_TEMPLATE"], raising=False)
+    for name in ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN", "HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE"):
+        monkeypatch.delenv(name, raising=False)
+
+
+def environment_for(endpoint: str, home: Path) -> dict[str, str]:
+    """The same for a process that a test starts: variables to add to its environment."""
+    return {
+        "HF_ENDPOINT": endpoint,
+        "HF_HOME": str(home),
+        "HF_HUB_DISABLE_XET": "1",
+        "HF_HUB_DISABLE_PROGRESS_BARS": "1",
+        "HF_HUB_DISABLE_TELEMETRY": "1",
+    }
+
+
+@pytest.fixture
+def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[StandInHub]:
+    """A stand-in hub with nothing on it, and an empty cache: `hub.add("google/pegasus-xsum", folder)`."""
+    with StandInHub() as running:
+        point_client_at(running.endpoint, tmp_path / "hf-home", monkeypatch)
+        yield running
+
+
+@pytest.fixture
+def no_network(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """No hub at all: every connection is refused at once, and the cache is empty."""
+    point_client_at("http://127.0.0.1:9", tmp_path / "hf-home", monkeypatch)
