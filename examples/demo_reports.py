@@ -1,6 +1,6 @@
 """Short made-up news reports and the headlines a reader would write over them, drawn from a seed.
 
-Every report tells one event in three to six sentences; the headline needs its who, what, where and number, and the
+Every report tells one event in three to ten sentences; the headline needs its who, what, where and number, and the
 other sentences name other people, places and numbers. Used by make_demo_checkpoints.py to train and to measure.
 """
 
@@ -10,17 +10,18 @@ import random
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
-from demo_words import FIRST_NAMES, LAST_NAMES, TOWNS, invent
+from demo_words import FIRST_NAMES, LAST_NAMES, TOWNS, invent, is_held_out
 
 INVENTED = 0.25
 """Of all names, how many are words that no list holds, so that names are copied and not known by heart."""
 
 BUILDINGS = (
-    "bakery hotel school library museum theatre factory warehouse cinema church hospital supermarket farm restaurant bank "
-    "shop station market gallery hall pharmacy garage college"
+    "bakery hotel school library museum theatre factory warehouse cinema church hospital supermarket farm "
+    "restaurant bank shop station market gallery hall pharmacy garage college"
 ).split()
 COMPANIES = (
-    "Nordwind Solaris Kestrel Bluefin Axiom Meridian Oakfield Granite Helvia Tramex Lumina Pinewood Orbis Delta Zenith Aurora"
+    "Nordwind Solaris Kestrel Bluefin Axiom Meridian Oakfield Granite Helvia Tramex Lumina Pinewood Orbis Delta "
+    "Zenith Aurora"
 ).split()
 DAYS = "Monday Tuesday Wednesday Thursday Friday Saturday Sunday".split()
 MONTHS = "January February March April May June July August September October November December".split()
@@ -259,15 +260,18 @@ def report(random_state: random.Random) -> Report:
     """One report and its headline, drawn from `random_state`."""
     f = _Facts(random_state)
     lead, details, headline = random_state.choice(_KINDS)(f)
-    rest = details + [_aside(f) for _ in range(random_state.randint(1, 3))]
+    asides = random_state.randint(4, 7) if random_state.random() < 0.1 else random_state.randint(1, 3)
+    rest = details + [_aside(f) for _ in range(asides)]
     random_state.shuffle(rest)
     # Most reports open with the news; some come to it late, so that "copy the first sentence" is no answer.
     rest.insert(0 if random_state.random() < 0.7 else 1, lead)
     return Report(" ".join(rest), headline)
 
 
-def reports(seed: int) -> Iterator[Report]:
-    """Endless reports; the same seed gives the same reports."""
+def reports(seed: int, held_out: bool = False) -> Iterator[Report]:
+    """Endless reports; the same seed gives the same reports. What is held out is never among the others."""
     random_state = random.Random(f"reports {seed}")
     while True:
-        yield report(random_state)
+        one = report(random_state)
+        if is_held_out(one.text) == held_out:
+            yield one

@@ -11,7 +11,7 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from demo_words import FIRST_NAMES, invent
+from demo_words import FIRST_NAMES, invent, is_held_out
 from demo_words import TOWNS as TOWN_NAMES
 
 INVENTED = 0.25
@@ -20,25 +20,26 @@ INVENTED = 0.25
 NAMES = [name.lower() for name in FIRST_NAMES]
 TOWNS = [town.lower() for town in TOWN_NAMES]
 PETS = (
-    "rex bella luna max coco milo daisy ruby simba tiger pepper biscuit lucky buddy ginger jasper "
-    "kiki lola molly nemo oreo poppy rocky rosie shadow smokey snowy spot teddy toby whiskers willow ziggy"
+    "rex bella luna max coco milo daisy ruby simba tiger pepper biscuit lucky buddy ginger jasper kiki lola molly "
+    "nemo oreo poppy rocky rosie shadow smokey snowy spot teddy toby whiskers willow ziggy"
 ).split()
 KINDS = "dog cat rabbit horse parrot hamster goat turtle mouse snake pony goldfish budgie lizard".split()
 HOBBIES = (
-    "swimming reading cooking running painting dancing singing cycling fishing skiing sailing gardening climbing knitting "
-    "hiking drawing baking surfing camping writing riding rowing skating sewing jogging diving walking shopping boxing "
-    "travelling gaming bowling"
+    "swimming reading cooking running painting dancing singing cycling fishing skiing sailing gardening climbing "
+    "knitting hiking drawing baking surfing camping writing riding rowing skating sewing jogging diving walking "
+    "shopping boxing travelling gaming bowling"
 ).split()
 FOODS = (
-    "soup pizza rice salad bread pasta fish tofu curry cake cheese stew sushi lasagne chicken porridge fruit toast lamb pie "
-    "chocolate"
+    "soup pizza rice salad bread pasta fish tofu curry cake cheese stew sushi lasagne chicken porridge fruit "
+    "toast lamb pie chocolate"
 ).split()
 WEATHERS = "rainy windy cold warm cloudy hot grey foggy stormy dry wet".split()
 GOOD = "great good fine glad okay well excited cheerful".split()
 BAD = "sad tired lonely ill bored sick angry worried nervous stressed".split()
 TOPICS = (
-    "football politics space history music films robots cars computers trains maths money art science chess birds tennis "
-    "poetry philosophy physics school work love planes flowers books games food sport wine coffee tea god weather"
+    "football politics space history music films robots cars computers trains maths money art science chess birds "
+    "tennis poetry philosophy physics school work love planes flowers books games food sport wine coffee tea god "
+    "weather"
 ).split()
 
 
@@ -134,7 +135,7 @@ def _answer_fact(said: _Said, known: _Known) -> str:
         more = f"how is {known.pet} today?" if known.pet else "do you have a pet?"
         return f"nice to meet you, {said.value}. {more}"
     if said.kind == "pet":
-        more = f"does {said.value} like {known.hobby} too?" if known.hobby else "what do you like to do?"
+        more = f"is {known.hobby} fun for you both?" if known.hobby else "what do you like to do?"
         return f"{said.value} is a lovely name. {more}"
     if said.kind == "hobby":
         more = f"is {known.town} a good place for that?" if known.town else "where do you live?"
@@ -224,10 +225,15 @@ def exchange(random_state: random.Random, replies: int, visible: int | None = No
     return Exchange(turns, reply)
 
 
-def exchanges(seed: int, longest: int = 7) -> Iterator[Exchange]:
-    """Endless exchanges of one to `longest` replies, some with their first turns forgotten; one seed, one sequence."""
+def exchanges(seed: int, longest: int = 7, shortest: int = 1, held_out: bool = False) -> Iterator[Exchange]:
+    """Endless exchanges of `shortest` to `longest` replies, some with their first turns forgotten.
+
+    The same seed gives the same exchanges. What is held out is never among the others.
+    """
     random_state = random.Random(f"talk {seed}")
     while True:
-        replies = random_state.randint(1, longest)
+        replies = random_state.randint(shortest, longest)
         visible = random_state.randint(1, 2 * replies - 1) if random_state.random() < 0.15 else None
-        yield exchange(random_state, replies, visible)
+        one = exchange(random_state, replies, visible)
+        if is_held_out("|".join(one.turns)) == held_out:
+            yield one

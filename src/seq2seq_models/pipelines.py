@@ -45,6 +45,12 @@ def demo_checkpoint(name: str) -> Path:
     return Path(str(resources.files(__package__) / "checkpoints" / name))
 
 
+def resolve_model(name: str) -> str | Path:
+    """The folder of a demonstration checkpoint if that is its name, and no folder here is called the same."""
+    bundled = name in DEMO_CHECKPOINTS.values() and not Path(name).is_dir()
+    return demo_checkpoint(name) if bundled else name
+
+
 class Text2TextGenerationPipeline:
     """Generates a text for each text: one model, its tokenizer, and the way in and out.
 
@@ -299,6 +305,8 @@ def pipeline(
     if model is None:
         model = demo_checkpoint(DEMO_CHECKPOINTS[kind.task])
         places = {}
+    elif isinstance(model, str):
+        model = resolve_model(model)
     if tokenizer is None:
         tokenizer = _source(model)
     loaded_tokenizer = _load_tokenizer(tokenizer, places) if isinstance(tokenizer, str | Path) else tokenizer

@@ -10,7 +10,12 @@ _BEFORE = regex.compile(r"([.,!?()])")
 _AROUND = regex.compile(r"(')")
 _RUN = regex.compile(r"\s{2,}")
 _WORD = regex.compile(r"\S+\n?")
-_END = "</w>"
+END = "</w>"
+"""What the last symbol of a word ends in while merging."""
+
+GOES_ON = "@@"
+"""What a token ends in if the word goes on after it."""
+
 NEW_LINE = "__newln__"
 
 
@@ -46,6 +51,33 @@ def split_parts(word: str) -> list[str]:
     return [part.lower() for part in word.replace("\n", f" {NEW_LINE}").split(" ") if part]
 
 
+def part_spans(word: str) -> Iterator[tuple[str, list[tuple[int, int]]]]:
+    """The parts of a word as `split_parts` has them, with the place in the word of each of their characters."""
+    marked = [(character, (place, place + 1)) for place, character in enumerate(word)]
+    out: list[tuple[str, tuple[int, int]]] = []
+    for character, span in marked:
+        if character in ".,!?()'":
+            out.append((" ", span))
+        out.append((character, span))
+        if character == "'":
+            out.append((" ", span))
+    text = "".join(character for character, _ in out)
+    for match in reversed(list(_RUN.finditer(text))):
+        out[match.start() : match.end()] = [(" ", out[match.start()][1])]
+    spelt: list[tuple[str, tuple[int, int]]] = []
+    for character, span in out:
+        spelt += [(letter, span) for letter in f" {NEW_LINE}"] if character == "\n" else [(character, span)]
+    start = 0
+    for end in [place for place, (character, _) in enumerate(spelt) if character == " "] + [len(spelt)]:
+        inside = spelt[start:end]
+        start = end + 1
+        if inside:
+            # One character may become several in lower case; the case of a final sigma needs the whole part.
+            lowered = "".join(character for character, _ in inside).lower()
+            origins = [span for character, span in inside for _ in character.lower()]
+            yield lowered, origins
+
+
 class BytePairs:
     """The merges of a vocabulary.
 
@@ -54,13 +86,14 @@ class BytePairs:
     """
 
     def __init__(self, merges: list[tuple[str, ...]]) -> None:
+        self.pairs = merges
         self.ranks = {pair: rank for rank, pair in enumerate(merges)}
 
     def split(self, part: str) -> list[str]:
         """The tokens of a lower-cased part of a word; all but the last end in "@@"."""
         if len(part) == 1:
             return [part]
-        symbols = [*part[:-1], part[-1] + _END]
+        symbols = [*part[:-1], part[-1] + END]
         none = len(self.ranks)
         while len(symbols) > 1:
             pairs = list(zip(symbols, symbols[1:], strict=False))
@@ -68,8 +101,8 @@ class BytePairs:
             if rank == none:
                 break
             symbols = _merge(symbols, pair)
-        tokens = [f"{symbol}@@" for symbol in symbols]
-        tokens[-1] = symbols[-1][: -len(_END)]
+        tokens = [f"{symbol}{GOES_ON}" for symbol in symbols]
+        tokens[-1] = symbols[-1][: -len(END)]
         return tokens
 
 

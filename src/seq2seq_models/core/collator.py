@@ -84,7 +84,8 @@ class DataCollatorForSeq2Seq:
             if len({len(row) for row in rows}) > 1:
                 lengths = ", ".join(str(len(row)) for row in rows)
                 raise InputError(
-                    f"`labels` must be of one length without padding, got {lengths} (data collator). Set `padding=True`."
+                    f"`labels` must be of one length without padding, got {lengths} (data collator). "
+                    "Set `padding=True`."
                 )
             return rows
         length = self._label_length(rows)

@@ -71,6 +71,7 @@ class GenerationConfig(OptionValues, PushToHubMixin):
             if name in self._sources:
                 self._sources[name] = source
 
+    # Differs from transformers 4.57.6: there None stays, and options such as `num_beams` then fail far from here.
     def __setattr__(self, name: str, value: Any) -> None:
         option = OPTIONS.get(name)
         unset = option is not None and value is None and not option.none_is_off
@@ -118,10 +119,10 @@ class GenerationConfig(OptionValues, PushToHubMixin):
             return GenerationMode.BEAM_SAMPLE if self.do_sample else GenerationMode.BEAM_SEARCH
         if not self.do_sample and (self.top_k or 0) > 1 and (self.penalty_alpha or 0) > 0:
             return GenerationMode.CONTRASTIVE_SEARCH
-        if self.dola_layers is not None:
-            return GenerationMode.DOLA_GENERATION
         if assisted:
             return GenerationMode.ASSISTED_GENERATION
+        if self.dola_layers is not None:
+            return GenerationMode.DOLA_GENERATION
         return GenerationMode.SAMPLE if self.do_sample else GenerationMode.GREEDY_SEARCH
 
     def validate(self, strict: bool = False, *, where: str | None = None, resolved: bool = False) -> None:
@@ -176,6 +177,7 @@ class GenerationConfig(OptionValues, PushToHubMixin):
 
     def _length_faults(self, wrong: set[str], resolved: bool) -> Iterator[tuple[str, str]]:
         """An unset length is no fault as long as it may still be set."""
+        # Differs from transformers 4.57.6: there `min_length` above `max_length` is a warning.
         if wrong & {"max_length", "min_length", "max_new_tokens", "min_new_tokens"}:
             return
         known = resolved or ("max_length" in self._sources and "min_length" in self._sources)
@@ -348,6 +350,18 @@ class GenerationConfig(OptionValues, PushToHubMixin):
             vars(self).update(before)
             raise
         return unused
+
+    def fill_from(self, other: GenerationConfig, names: Iterable[str] = OPTIONS) -> None:
+        """Takes the options that have their class default here from `other`, and notes where `other` has them from.
+
+        Args:
+            other: such as the model's own config, under one given for a call.
+            names: the options to look at.
+        """
+        for name in names:
+            value = getattr(other, name)
+            if getattr(self, name) == OPTIONS[name].default and value != OPTIONS[name].default:
+                self._take({name: copy.deepcopy(value)}, other._sources.get(name, _ASSIGNED))
 
     def to_dict(self) -> dict[str, Any]:
         """All options and unknown keys with their values; a copy."""

@@ -94,12 +94,14 @@ def _words(value: Any) -> bool:
 _ID_LIST = Rule("a list of token ids of at least 0", _ids)
 _WORDS = Rule("a list of lists of token ids, none of them empty", _words)
 _ANYTHING = Rule("anything", lambda value: True)
+# Differs from transformers 4.57.6: `top_p` = 0, of which it makes the single best token, is refused.
 _SHARE = real(0, 1, above_low=True)
 _CUTOFF = real(0, 1, below_high=True)
 _POSITIVE = real(0, above_low=True)
 
 OPTIONS: dict[str, Option] = {
     "max_length": Option(20, whole(1), "length", "longest output in tokens, the start token counted"),
+    # Differs from transformers 4.57.6: `max_new_tokens` may be 0.
     "max_new_tokens": Option(None, whole(0), "length", "longest output in tokens, without the start; wins"),
     "min_length": Option(0, whole(0), "length", "shortest output in tokens, the start token counted"),
     "min_new_tokens": Option(None, whole(0), "length", "shortest output in tokens, without the start; wins"),

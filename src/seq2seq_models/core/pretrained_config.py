@@ -6,6 +6,7 @@ import copy
 import json
 import logging
 import os
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, ClassVar, Self
@@ -23,7 +24,7 @@ from .config_values import (
     read_json,
 )
 from .hub import PushToHubMixin, Repository, write_folder_atomically
-from .validity import message
+from .validity import is_whole, message
 
 logger = logging.getLogger(__name__)
 
@@ -182,6 +183,7 @@ class PretrainedConfig(PushToHubMixin):
                 ) from error
 
     # The other names of a key are resolved here, so that every reader and writer of attributes sees one value.
+    # Differs from transformers 4.57.6: `dtype` is a name, not a torch.dtype, as three frameworks read it.
 
     def __setattr__(self, key: str, value: Any) -> None:
         key = type(self).attribute_map.get(key, _ALIASES.get(key, key))
@@ -236,6 +238,8 @@ class PretrainedConfig(PushToHubMixin):
             self._number_labels(count)
 
     def _number_labels(self, count: int) -> None:
+        if not is_whole(count) or count < 0:
+            raise ConfigError(f"`num_labels` must be a whole number of at least 0, got {count!r}. Correct the key.")
         self.id2label = {number: f"LABEL_{number}" for number in range(count)}
         self.label2id = {label: number for number, label in self.id2label.items()}
 
@@ -290,7 +294,10 @@ class PretrainedConfig(PushToHubMixin):
                 "Use AutoConfig, or the config class of that family."
             )
         kept = kwargs.pop("return_unused_kwargs", False)
-        config, unused = cls._with_overrides(values, kwargs)
+        try:
+            config, unused = cls._with_overrides(values, kwargs)
+        except ConfigError as error:
+            raise ConfigError(f"{where}: {error}") from error
         config.validate(where)
         return (config, unused) if kept else config  # type: ignore[return-value]
 
@@ -309,9 +316,10 @@ class PretrainedConfig(PushToHubMixin):
         """
         path, kwargs = config_path(pretrained_model_name_or_path, kwargs)
         values = read_json(path)
-        commit = path.parent.name if path.parent.parent.name == "snapshots" else None
+        # The hub's cache keeps the files of a commit in snapshots/<commit>.
+        commit = re.search(r"/snapshots/([0-9a-f]{40})/", path.as_posix())
         if commit is not None:
-            values["_commit_hash"] = commit
+            values["_commit_hash"] = commit[1]
         return values, kwargs
 
     @classmethod
@@ -373,6 +381,7 @@ class PretrainedConfig(PushToHubMixin):
         """All keys and their values, as JSON can hold them; a copy."""
         found = {key: copy.deepcopy(value) for key, value in vars(self).items() if key not in _NEVER_SAVED}
         found["model_type"] = self.model_type
+        # Differs from transformers 4.57.6: the version is that of the file that was read, as we are not transformers.
         if found.get("transformers_version") is None:
             found.pop("transformers_version", None)
         return found

@@ -7,7 +7,7 @@ import sys
 
 
 def set_seed(seed: int, deterministic: bool = False) -> None:
-    """Seeds Python, NumPy, and those of PyTorch and TensorFlow that are loaded already; JAX takes its keys as arguments.
+    """Seeds Python, NumPy, and those of PyTorch and TensorFlow that are loaded; JAX takes its keys as arguments.
 
     Args:
         seed: from 0 to 2**32 - 1.

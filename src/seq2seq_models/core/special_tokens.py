@@ -226,6 +226,14 @@ class SpecialTokens:
         """Added token to id, by id."""
         return {token.content: index for index, token in self.added_tokens_decoder.items()}
 
+    def _added_json(self) -> list[dict[str, Any]]:
+        """The added tokens as tokenizer.json has them."""
+        names = ("content", "single_word", "lstrip", "rstrip", "normalized", "special")
+        return [
+            {"id": index, **{name: getattr(token, name) for name in names}}
+            for index, token in self.added_tokens_decoder.items()
+        ]
+
     def get_added_vocab(self) -> dict[str, int]:
         """Added token to id, in the order in which they were added."""
         return dict(self._added_ids)

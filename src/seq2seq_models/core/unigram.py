@@ -60,8 +60,8 @@ class _Words(dict[str, tuple[int, ...]]):
     def __missing__(self, word: str) -> tuple[int, ...]:
         path, gap = self.model.best(SPACE + word)
         ids = self.model.fuse(SPACE + word, path)
-        # Fused unknown characters hide how much they add to the sum: such a word is never sure.
-        gap = gap / (len(word) + 3) if len(ids) == len(path) else 0.0
+        # Unknown characters, fused or spelt in bytes, hide how much they add to the sum: such a word is never sure.
+        gap = 0.0 if any(index == self.model.unk_id for _, index in path) else gap / (len(word) + 3)
         # Before the ids, so that another thread that finds the ids finds these too.
         self.gaps[word] = gap
         if gap <= _SURE:
@@ -80,6 +80,7 @@ class Unigram:
     def __init__(self, model: SentencePieceModel) -> None:
         self.model = model
         self.rules = Charsmap(model.charsmap)
+        self.denormalizer = Charsmap(model.denormalizer_charsmap) if model.denormalizer_charsmap else None
         self.ids = {piece: index for index, piece in enumerate(model.pieces)}
         self.unk_id = model.unk_id
         normal = [s for s, kind in zip(model.scores, model.types, strict=True) if kind == PieceType.NORMAL]
@@ -201,11 +202,10 @@ class Unigram:
             here = scores[start]
             assert here is not None  # a single character always leads on
             for end, score, index in self._starting(text, start):
-                # Known pieces are compared before rounding, unknown ones after.
-                value = here + score if index != self.unk_id else _single(here + score)
+                value = _single(here + score)
                 best = scores[end]
                 if best is None or value > best:
-                    scores[end], back[end] = _single(value), (start, index)
+                    scores[end], back[end] = value, (start, index)
         end_score = scores[-1]
         return _trace(back), total if end_score is None else end_score
 
@@ -248,6 +248,46 @@ class Unigram:
                 inside = inside[1:]  # the word without the space before it
             found.append(PieceSpan(piece, index, inside[0][0], inside[-1][1]))
         return found
+
+    def decode(self, pieces: list[str]) -> str:
+        """The text of pieces: spaces for U+2581, none at the start, bytes put together, control pieces left out."""
+        model = self.model
+        drops_space = model.add_dummy_prefix or model.remove_extra_whitespaces
+        out: list[str] = []
+        bytes_seen = bytearray()
+        at_start, consumed = True, False
+        for piece in pieces:
+            index = self.ids.get(piece, self.unk_id)
+            kind = model.types[index]
+            if kind == PieceType.BYTE:
+                bytes_seen.append(int(piece[3:5], 16))
+                continue
+            if bytes_seen:
+                out.append(bytes_seen.decode("utf-8", "replace"))
+                bytes_seen.clear()
+            if consumed or any(out):
+                at_start = False
+            consumed = False
+            if kind == PieceType.CONTROL:
+                continue
+            if kind == PieceType.UNKNOWN:
+                out.append(model.unk_surface if piece == model.pieces[index] else piece)
+                continue
+            if at_start and drops_space and piece.startswith(SPACE):
+                piece = piece[1:]
+                consumed = not model.remove_extra_whitespaces
+            out.append(piece.replace(SPACE, " "))
+        out.append(bytes_seen.decode("utf-8", "replace"))
+        text = "".join(out)
+        if self.denormalizer is None:
+            return text
+        return "".join(replacement for _, _, replacement in self.denormalizer.chunks(text))
+
+    def __deepcopy__(self, memo: object) -> Unigram:
+        return self  # nothing in it changes but what it remembers of words
+
+    def __reduce__(self) -> tuple[type[Unigram], tuple[SentencePieceModel]]:
+        return Unigram, (self.model,)
 
     def _normalize(self, text: str) -> tuple[str, list[tuple[int, int]]]:
         """The text after all rules, and for each of its characters the place in the original it comes from."""

@@ -33,7 +33,7 @@ def is_whole(value: Any) -> TypeGuard[int]:
 
 def is_real(value: Any) -> TypeGuard[float]:
     """Whether a value is a finite number and no bool."""
-    return isinstance(value, numbers.Real) and not isinstance(value, bool) and math.isfinite(value)
+    return not isinstance(value, bool) and isinstance(value, numbers.Real) and math.isfinite(value)
 
 
 def whole(least: int) -> Rule:

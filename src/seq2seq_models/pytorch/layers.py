@@ -73,12 +73,15 @@ class PositionEmbedding(nn.Embedding):
 class Layer(nn.Module):
     """What encoder and decoder layers share: residuals with pre- or post-norm, and the feed-forward block."""
 
-    def __init__(self, config: PretrainedConfig, ffn_dim: int) -> None:
+    def __init__(self, config: PretrainedConfig) -> None:
         super().__init__()
         self.norm_first = config.architecture.norm == "pre"
         self.dropout = config.dropout
         self.activation_dropout = config.activation_dropout
         self.activation_fn = ACTIVATIONS[config.activation_function]
+
+    def _add_feed_forward(self, config: PretrainedConfig, ffn_dim: int) -> None:
+        # Made last: optimizer states saved elsewhere count on the checkpoints' order of parameters.
         self.fc1 = nn.Linear(config.d_model, ffn_dim)
         self.fc2 = nn.Linear(ffn_dim, config.d_model)
         self.final_layer_norm = layer_norm(config)
@@ -100,9 +103,10 @@ class EncoderLayer(Layer):
     """Self-attention and feed-forward over [B, S, D]."""
 
     def __init__(self, config: PretrainedConfig) -> None:
-        super().__init__(config, config.encoder_ffn_dim)
+        super().__init__(config)
         self.self_attn = Attention(config.d_model, config.encoder_attention_heads, config.attention_dropout)
         self.self_attn_layer_norm = layer_norm(config)
+        self._add_feed_forward(config, config.encoder_ffn_dim)
 
     def forward(
         self, hidden: Tensor, mask: Tensor | None, head_mask: Tensor | None = None, need_weights: bool = False
@@ -121,12 +125,13 @@ class DecoderLayer(Layer):
     """Causal self-attention, attention to the encoder, and feed-forward over [B, T, D]."""
 
     def __init__(self, config: PretrainedConfig, index: int) -> None:
-        super().__init__(config, config.decoder_ffn_dim)
+        super().__init__(config)
         heads, dropout = config.decoder_attention_heads, config.attention_dropout
         self.self_attn = Attention(config.d_model, heads, dropout, index)
         self.self_attn_layer_norm = layer_norm(config)
         self.encoder_attn = Attention(config.d_model, heads, dropout, index)
         self.encoder_attn_layer_norm = layer_norm(config)
+        self._add_feed_forward(config, config.decoder_ffn_dim)
 
     def forward(
         self,

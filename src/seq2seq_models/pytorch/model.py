@@ -104,6 +104,14 @@ class PreTrainedModel(PretrainedModelMixin, nn.Module):
     def _weights(self) -> Iterator[Stored]:
         return weights.extract(self)
 
+    @classmethod
+    def _stored(cls, state_dict: Mapping[str, Tensor]) -> list[Stored]:
+        return weights.from_state_dict(state_dict)
+
+    @classmethod
+    def _stored(cls, state_dict: Mapping[str, Any]) -> list[Stored]:
+        return weights.from_state_dict(state_dict)
+
     def post_init(self) -> None:
         """Initialise what was just built, once, by the outermost model."""
         if not _builds_inner_model.get():
@@ -112,9 +120,11 @@ class PreTrainedModel(PretrainedModelMixin, nn.Module):
 
     def init_weights(self) -> None:
         """Draw all weights anew: normal with the config's `init_std`, norms 1, biases and the pad row 0."""
-        for module in self.modules():
-            self._init_weights(module)
         self.tie_weights()
+        head, tied = self.get_output_embeddings(), self.config.tie_word_embeddings
+        for module in self.modules():
+            if not (tied and module is head):  # drawn as the embedding it shares, whose pad row is zero
+                self._init_weights(module)
 
     def _init_weights(self, module: nn.Module) -> None:
         with torch.no_grad():

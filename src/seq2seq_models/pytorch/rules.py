@@ -24,7 +24,7 @@ def repetition_penalty(rule: rules.RepetitionPenalty, ids: Tensor, scores: Tenso
 
 def no_repeat_ngrams(rule: rules.NoRepeatNgrams, ids: Tensor, scores: Tensor) -> Tensor:
     length = ids.shape[1]
-    if length + 1 < rule.size:
+    if length < rule.size:
         return scores
     ngrams = ids.unfold(1, rule.size, 1)  # [R, number of n-grams, n]
     recent = ids[:, length + 1 - rule.size :]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any
 
 import torch
@@ -22,7 +23,13 @@ class Stack(nn.Module):
 
     main_input_name = "input_ids"
 
-    def __init__(self, config: PretrainedConfig, embed_tokens: nn.Embedding | None, layerdrop: float) -> None:
+    def __init__(
+        self,
+        config: PretrainedConfig,
+        embed_tokens: nn.Embedding | None,
+        layers: Iterable[nn.Module],
+        layerdrop: float,
+    ) -> None:
         super().__init__()
         self.config = config
         self.dropout = config.dropout
@@ -30,6 +37,7 @@ class Stack(nn.Module):
         self.embed_scale = embedding_scale(config)
         self.embed_tokens = embed_tokens or TokenEmbedding(config.vocab_size, config.d_model, config.pad_token_id)
         self.embed_positions = PositionEmbedding(config)
+        self.layers = nn.ModuleList(layers)
         if config.architecture.embedding_norm:
             self.layernorm_embedding = layer_norm(config)
         if config.architecture.final_norm:
@@ -89,7 +97,7 @@ class Stack(nn.Module):
         return F.dropout(hidden, self.dropout, self.training)
 
     def _run(self, layer: nn.Module, *args: Any) -> Any:
-        if self.gradient_checkpointing and self.training:
+        if self.gradient_checkpointing and self.training and torch.is_grad_enabled():
             return checkpoint(layer, *args, **self.gradient_checkpointing_options)
         return layer(*args)
 
@@ -115,8 +123,8 @@ class Encoder(Stack):
     """The encoder: token ids [B, S] to states [B, S, D]."""
 
     def __init__(self, config: PretrainedConfig, embed_tokens: nn.Embedding | None = None) -> None:
-        super().__init__(config, embed_tokens, config.encoder_layerdrop)
-        self.layers = nn.ModuleList(EncoderLayer(config) for _ in range(config.encoder_layers))
+        layers = (EncoderLayer(config) for _ in range(config.encoder_layers))
+        super().__init__(config, embed_tokens, layers, config.encoder_layerdrop)
 
     def forward(
         self,
@@ -167,8 +175,8 @@ class Decoder(Stack):
     """The decoder: token ids [B, T] and the encoder's states [B, S, D] to states [B, T, D]."""
 
     def __init__(self, config: PretrainedConfig, embed_tokens: nn.Embedding | None = None) -> None:
-        super().__init__(config, embed_tokens, config.decoder_layerdrop)
-        self.layers = nn.ModuleList(DecoderLayer(config, index) for index in range(config.decoder_layers))
+        layers = (DecoderLayer(config, index) for index in range(config.decoder_layers))
+        super().__init__(config, embed_tokens, layers, config.decoder_layerdrop)
 
     def forward(
         self,

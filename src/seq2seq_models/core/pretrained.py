@@ -1,0 +1,357 @@
+"""`from_pretrained` and `save_pretrained`, once for all frameworks: name, files, fitted weights, model; and back."""
+
+from __future__ import annotations
+
+import copy
+import logging
+import os
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from ..errors import CheckpointError, CheckpointNotFoundError, ConfigError
+from .checkpoints import (
+    BIN,
+    BIN_INDEX,
+    LATER,
+    SAFETENSORS,
+    SAFETENSORS_INDEX,
+    file_name,
+    is_weight_file,
+    open_checkpoint,
+    read_index,
+    with_variant,
+    write_checkpoint,
+)
+from .fitting import Fit, fit, misfit
+from .hub import PushToHubMixin, Repository, write_folder_atomically
+from .load_options import Choices, check_refused, resolve_device, resolve_dtype
+from .stored import DTYPE_NAMES, Stored, read_ahead
+
+if TYPE_CHECKING:
+    from .config import PretrainedConfig
+    from .parameters import Head
+
+logger = logging.getLogger("seq2seq_models")
+
+
+class PretrainedModelMixin(PushToHubMixin):
+    """Loading and saving. A framework's model base says how to build a model from weights and how to list them."""
+
+    config_class: ClassVar[type[PretrainedConfig]]
+    head: ClassVar[Head]
+    framework: ClassVar[str]
+    config: PretrainedConfig
+    generation_config: Any
+
+    @classmethod
+    def _build(
+        cls,
+        config: PretrainedConfig,
+        stored: Mapping[str, Stored],
+        *,
+        dtype: str | None,
+        device: Any,
+        attn_implementation: str | None,
+    ) -> Any:
+        """A model with these weights (canonical name -> tensor); those that are absent are computed or initialised."""
+        raise NotImplementedError
+
+    def _weights(self) -> Iterator[Stored]:
+        """The weights under their canonical names, tied ones once."""
+        raise NotImplementedError
+
+    @classmethod
+    def _stored(cls, state_dict: Mapping[str, Any]) -> list[Stored]:
+        """The tensors of a state dict of this framework, under its own names."""
+        raise NotImplementedError
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        pretrained_model_name_or_path: str | os.PathLike[str] | Repository | None,
+        *model_args: Any,
+        config: PretrainedConfig | str | os.PathLike[str] | None = None,
+        cache_dir: str | os.PathLike[str] | None = None,
+        ignore_mismatched_sizes: bool = False,
+        force_download: bool = False,
+        local_files_only: bool = False,
+        token: str | bool | None = None,
+        revision: str = "main",
+        use_safetensors: bool | None = None,
+        weights_only: bool = True,
+        **kwargs: Any,
+    ) -> Any:
+        """A model with the weights of a hub repository or folder, in evaluation mode.
+
+        Args:
+            pretrained_model_name_or_path: "owner/name" on the hub, or a folder; None with `config` and `state_dict`.
+            *model_args: none are taken.
+            config: a config, or where to read it from; by default the repository's config.json.
+            cache_dir: the hub cache to use.
+            ignore_mismatched_sizes: load what fits and initialise the rest, instead of raising.
+            force_download: fetch again what is cached.
+            local_files_only: never use the network.
+            token: for private and gated repositories.
+            revision: branch, tag or commit.
+            use_safetensors: True reads nothing else, False reads .bin only; None prefers safetensors.
+            weights_only: must be True: no file is opened in a way that could run code.
+            **kwargs: `subfolder`; `variant` ("fp16": model.fp16.safetensors); `dtype` or `torch_dtype` (a dtype, its
+                name, or "auto" for the checkpoint's own; float32 by default); `device_map` ("auto", a device, or
+                {"": device}: the whole model goes there); `attn_implementation`; `state_dict`; `generation_config`;
+                `output_loading_info` (then the result is the model and a dict of missing_keys, unexpected_keys,
+                mismatched_keys and error_msgs). Any other keyword must be a key of the config, and overrides it.
+        Raises:
+            CheckpointNotFoundError: no such repository, folder or file, or the hub cannot be reached.
+            CheckpointError: the files are damaged, or do not fit this class; the message names all that is wrong.
+            ConfigError: config.json is of another family, or no model can be built from it.
+            MissingFrameworkError: the only weights are .bin, and torch is not installed.
+        """
+        options = dict(kwargs)
+        if options.get("token") is None and token is not None:
+            options["token"] = token
+        options.update(revision=revision, cache_dir=cache_dir)
+        options.update(force_download=force_download, local_files_only=local_files_only)
+        check_refused(cls.__name__, model_args, options, weights_only)
+        choices = Choices(options)
+        if pretrained_model_name_or_path is None:
+            repository, where = None, "the state dict"
+            if choices.state_dict is None:
+                raise CheckpointError(
+                    "`pretrained_model_name_or_path` must be a name or folder, got None. "
+                    "Without one, pass `config` and `state_dict`."
+                )
+        else:
+            if choices.state_dict is not None:
+                raise CheckpointError(
+                    "`state_dict` must be None when a name or folder is given. Pass only one of them."
+                )
+            repository = Repository.from_options(pretrained_model_name_or_path, options)
+            where = repository.name
+        config = _config(cls, config, repository, options)
+        if repository is None:
+            stored = open_state_dict(cls._stored(choices.state_dict or {}))
+        else:
+            stored, where = _open(repository, choices.variant, use_safetensors)
+        fitted = fit(stored, config, cls.head)
+        _judge(fitted, stored, cls.__name__, config, where, ignore_mismatched_sizes)
+        read_ahead({weight.file for weight in fitted.weights.values() if weight.file})
+        dtype = resolve_dtype(choices.dtype, config, stored)
+        config.dtype = dtype or "float32"
+        device = resolve_device(choices.device_map)
+        model = cls._build(
+            config, fitted.weights, dtype=dtype, device=device, attn_implementation=choices.attn_implementation
+        )
+        if repository is not None:
+            config.name_or_path = repository.name
+            model.name_or_path = repository.name
+        if cls._has_generation():
+            model.generation_config = _generation_config(repository, config, choices.generation_config)
+        if choices.output_loading_info:
+            return model, _loading_info(fitted)
+        return model
+
+    @classmethod
+    def _has_generation(cls) -> bool:
+        return bool(cls.can_generate()) if hasattr(cls, "can_generate") else cls.head != "base"
+
+    def save_pretrained(
+        self,
+        save_directory: str | os.PathLike[str],
+        is_main_process: bool = True,
+        state_dict: Mapping[str, Any] | None = None,
+        save_function: Callable[..., Any] | None = None,
+        push_to_hub: bool = False,
+        max_shard_size: int | str = "5GB",
+        safe_serialization: bool = True,
+        variant: str | None = None,
+        token: str | bool | None = None,
+        save_peft_format: bool = True,
+        **kwargs: Any,
+    ) -> None:
+        """Writes config.json, generation_config.json and the weights into a folder, or leaves the folder as it was.
+
+        Args:
+            save_directory: made if it is not there; weights of an earlier save in the same format are replaced.
+            is_main_process: False writes nothing, for all processes but one of a distributed run.
+            state_dict: weights to write instead of the model's own, by name.
+            save_function: for PyTorch's format, what to call instead of `torch.save`.
+            push_to_hub: upload what was written, to `repo_id` or the repository of the folder's name.
+            max_shard_size: largest size of one file ("5GB", or bytes); more go into shards with an index.
+            safe_serialization: safetensors; False writes PyTorch's format.
+            variant: goes into the file names, "fp16": model.fp16.safetensors.
+            token: for the upload.
+            save_peft_format: has no effect.
+            **kwargs: for the upload: `repo_id`, `private`, `commit_message`, `revision`, `create_pr`, ...
+        Raises:
+            CheckpointError: `save_directory` is a file, or `max_shard_size` is no size.
+        """
+        if not is_main_process:  # Differs from transformers 4.57.6: it writes the weights from every process.
+            return
+        weights = list(self._weights()) if state_dict is None else self._stored(state_dict)
+        tensors = [weight.renamed(file_name(weight.name, self.head)) for weight in weights]
+        config = copy.deepcopy(self.config)
+        config.architectures = [type(self).__name__]
+        config.dtype = next((DTYPE_NAMES[w.dtype] for w in weights if w.is_floating), config.dtype)
+
+        def write(folder: Path) -> None:
+            config.save_pretrained(folder)
+            generation_config = getattr(self, "generation_config", None)
+            if self._has_generation() and generation_config is not None:
+                generation_config.save_pretrained(folder)
+            write_checkpoint(
+                folder,
+                tensors,
+                max_shard_size=max_shard_size,
+                safe_serialization=safe_serialization,
+                variant=variant,
+                save_function=save_function,
+            )
+
+        def stale(name: str) -> bool:
+            return is_weight_file(name, safe_serialization=safe_serialization, variant=variant)
+
+        written = write_folder_atomically(save_directory, write, stale=stale)
+        if push_to_hub:
+            self._push_saved(Path(save_directory), written, {"token": token, **kwargs})
+
+
+def _config(
+    cls: type[PretrainedModelMixin],
+    given: PretrainedConfig | str | os.PathLike[str] | None,
+    repository: Repository | None,
+    options: dict[str, Any],
+) -> PretrainedConfig:
+    """The config to build with: read, or a copy of the given one, with the remaining keywords set on it."""
+    from .config import PretrainedConfig
+
+    if isinstance(given, PretrainedConfig):
+        config = copy.deepcopy(given)
+    elif given is not None or repository is not None:
+        source: Any = given if given is not None else repository
+        config = cls.config_class.from_pretrained(source, **_reach(repository, given))
+    else:
+        raise ConfigError("`config` must be given when no name or folder is, got None. Pass one.")
+    unknown = sorted(key for key in options if not hasattr(config, key) and key not in _REPOSITORY_KEYS)
+    if unknown:
+        raise ConfigError(
+            f"A keyword of {cls.__name__}.from_pretrained must be one of its own or a key of {type(config).__name__}, "
+            f"got {', '.join(unknown)}. Check the spelling."
+        )
+    config.update({key: value for key, value in options.items() if key not in _REPOSITORY_KEYS})
+    return config
+
+
+_REPOSITORY_KEYS = (
+    "revision",
+    "subfolder",
+    "token",
+    "cache_dir",
+    "force_download",
+    "local_files_only",
+    "use_auth_token",
+)
+
+
+def _reach(repository: Repository | None, given: object) -> dict[str, Any]:
+    """How to reach a config that is named apart from the weights: as the weights are reached."""
+    if repository is None or given is None:
+        return {}
+    names = ("token", "cache_dir", "force_download", "local_files_only")
+    return {name: getattr(repository, name) for name in names}
+
+
+def _open(
+    repository: Repository, variant: str | None, use_safetensors: bool | None
+) -> tuple[Mapping[str, Stored], str]:
+    """The weights of a repository, and the name of where they are."""
+    kinds = [(SAFETENSORS, SAFETENSORS_INDEX)] if use_safetensors is not False else []
+    kinds += [(BIN, BIN_INDEX)] if not use_safetensors else []
+    for whole, index in kinds:
+        file = repository.find(with_variant(whole, variant))
+        if file is not None:
+            _log_choice(repository, file, variant)
+            return open_checkpoint([file]), str(file)
+        table = repository.find(with_variant(index, variant))
+        if table is not None:
+            _log_choice(repository, table, variant)
+            shards = read_index(table)
+            files = [repository.require(shard) for shard in sorted(set(shards.values()))]
+            return open_checkpoint(files, shards), str(table)
+    raise _no_weights(repository, kinds, variant)
+
+
+def _log_choice(repository: Repository, chosen: Path, variant: str | None) -> None:
+    if repository.is_local:  # on the hub, asking what else there is would cost requests
+        present = [with_variant(name, variant) for name in (SAFETENSORS, SAFETENSORS_INDEX, BIN, BIN_INDEX)]
+        others = [name for name in (*present, *LATER) if name != chosen.name and repository.find(name) is not None]
+        if others:
+            logger.info(
+                "%s holds weights in several formats: read %s, not %s", repository, chosen.name, ", ".join(others)
+            )
+
+
+def _no_weights(repository: Repository, kinds: list[tuple[str, str]], variant: str | None) -> CheckpointNotFoundError:
+    wanted = [with_variant(name, variant) for kind in kinds for name in kind]
+    error = repository.missing(*wanted)
+    for name, framework in LATER.items():
+        if repository.find(name) is not None:
+            return CheckpointNotFoundError(
+                f"{error} It has {name}, written by {framework}; reading that comes with a later version. Until then, "
+                "save it as PyTorch with transformers 4.57."
+            )
+    if len(kinds) == 1:
+        other = BIN if kinds[0][0] == SAFETENSORS else SAFETENSORS
+        if repository.find(with_variant(other, variant)) is not None:
+            return CheckpointNotFoundError(
+                f"{error} It has {with_variant(other, variant)}: leave out `use_safetensors`."
+            )
+    if variant is not None and any(repository.find(name) is not None for name in (SAFETENSORS, BIN)):
+        return CheckpointNotFoundError(f"{error} It has weights without a variant: leave out `variant`.")
+    return error
+
+
+def open_state_dict(tensors: list[Stored]) -> Mapping[str, Stored]:
+    """The tensors of a state dict by canonical name."""
+    from .checkpoints import canonical_name
+
+    named = [(canonical_name(tensor.name), tensor) for tensor in tensors]
+    return {name: tensor.renamed(name) for name, tensor in named if name is not None}
+
+
+def _judge(
+    fitted: Fit, stored: Mapping[str, Stored], name: str, config: PretrainedConfig, where: str, lenient: bool
+) -> None:
+    """Raises for what does not fit, or logs it if that was asked for; tells of new heads and recomputed tables."""
+    if not fitted.is_clean:
+        text = misfit(fitted, stored, name, config, where)
+        if not lenient or not fitted.weights:
+            raise CheckpointError(text)
+        logger.warning("%s", text.partition(" Check that config.json")[0] + " Missing ones are newly initialised.")
+    if fitted.new:
+        logger.warning("%s: %s is new in %s and has to be trained", where, ", ".join(fitted.new), name)
+    if fitted.recomputed:
+        tables = ", ".join(fitted.recomputed)
+        logger.info("%s: %s computed for %d positions", where, tables, config.max_position_embeddings)
+
+
+def _loading_info(fitted: Fit) -> dict[str, Any]:
+    return {
+        "missing_keys": sorted(fitted.missing + fitted.new),
+        "unexpected_keys": fitted.unexpected,
+        "mismatched_keys": fitted.mismatched,
+        "error_msgs": [],
+    }
+
+
+def _generation_config(repository: Repository | None, config: PretrainedConfig, given: Any) -> Any:
+    """The given one, that of generation_config.json, or the older keys of config.json."""
+    from .generation_config import GenerationConfig
+
+    if given is not None and not isinstance(given, str | os.PathLike):
+        return given
+    if given is not None:
+        return GenerationConfig.from_pretrained(given)
+    if repository is not None and repository.find("generation_config.json") is not None:
+        return GenerationConfig.from_pretrained(repository)
+    return GenerationConfig.from_model_config(config)

@@ -1,0 +1,332 @@
+"""`generate` gives the ids of transformers 4.57.6: many random combinations, and the rules one by one."""
+
+from __future__ import annotations
+
+import random
+
+import pytest
+import torch
+import transformers
+
+import seq2seq_models
+from seq2seq_models import GenerationConfig, LogitsProcessorList, StoppingCriteriaList
+from seq2seq_models.core.outputs import BaseModelOutput
+from seq2seq_models.errors import GenerationError, InputError
+
+from .tiny import FAMILIES, batch, close, pair
+
+FULL = "ForConditionalGeneration"
+pytestmark = [pytest.mark.reference]
+END = {"Pegasus": 1, "BlenderbotSmall": 2}
+COMBINATIONS = 120
+
+
+def source(seed: int, rows: int = 3, length: int = 11) -> dict[str, torch.Tensor]:
+    inputs = batch(seed, rows=rows, source=length)
+    return {"input_ids": inputs["input_ids"], "attention_mask": inputs["attention_mask"]}
+
+
+def combination(seed: int, family: str) -> tuple[dict[str, torch.Tensor], dict[str, object]]:
+    """Random inputs and options; every option is off more often than on, so that all pairs occur."""
+    draw = random.Random(seed)
+    beams = draw.choice([1, 1, 2, 3, 5])
+    length = draw.choice([5, 9, 14, 20])
+    options: dict[str, object] = {"num_beams": beams, "do_sample": False}
+    options["max_new_tokens" if draw.random() < 0.5 else "max_length"] = length
+    if draw.random() < 0.3:
+        options["min_new_tokens" if draw.random() < 0.5 else "min_length"] = draw.randrange(1, length)
+    if draw.random() < 0.4:
+        options["no_repeat_ngram_size"] = draw.choice([1, 2, 3])
+    if draw.random() < 0.4:
+        options["repetition_penalty"] = draw.choice([0.7, 1.3, 2.0])
+    if draw.random() < 0.3:
+        options["forced_bos_token_id"] = draw.randrange(3, 83)
+    if draw.random() < 0.3:
+        options["forced_eos_token_id"] = draw.choice([None, END[family], [END[family], 7]])
+    if draw.random() < 0.3:
+        options["eos_token_id"] = [END[family], draw.randrange(3, 83)]
+    if draw.random() < 0.2:
+        options["suppress_tokens"] = draw.sample(range(3, 83), 5)
+    if draw.random() < 0.2:
+        options["begin_suppress_tokens"] = draw.sample(range(3, 83), 5)
+    if draw.random() < 0.2:
+        options["use_cache"] = False
+    if beams > 1:
+        options["length_penalty"] = draw.choice([0.0, 0.6, 1.0, 2.0, -1.0])
+        options["early_stopping"] = draw.choice([True, False, "never"])
+        options["num_return_sequences"] = draw.randrange(1, beams + 1)
+    return source(seed, rows=draw.choice([1, 2, 4]), length=draw.choice([1, 6, 13])), options
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("start", range(0, COMBINATIONS, 20))
+def test_ids_equal_the_reference_on_random_combinations(family, start):
+    lengths = set()
+    for seed in range(start, start + 20):
+        theirs, mine = pair(family, seed=seed % 4)
+        inputs, options = combination(seed, family)
+        expected, found = theirs.generate(**inputs, **options), mine.generate(**inputs, **options)
+        assert found.tolist() == expected.tolist(), (seed, options)
+        lengths.add(found.shape[1])
+    assert len(lengths) > 3
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_the_hubs_settings(family):
+    theirs, mine = pair(family)
+    hub = {"num_beams": 8, "length_penalty": 0.8, "max_length": 30, "no_repeat_ngram_size": 3, "min_length": 8}
+    found = mine.generate(**source(3), generation_config=GenerationConfig(**hub))
+    expected = theirs.generate(**source(3), generation_config=transformers.GenerationConfig(**hub))
+    assert found.tolist() == expected.tolist()
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        {"temperature": 0.5},
+        {"top_k": 5, "temperature": 1.7},
+        {"top_p": 0.6},
+        {"top_p": 0.9, "top_k": 0, "min_p": 0.02},
+        {"num_beams": 3, "top_k": 4},
+        {"num_beams": 2, "top_p": 0.3, "temperature": 3.0, "renormalize_logits": True},
+        {"num_return_sequences": 4, "repetition_penalty": 1.5},
+    ],
+)
+def test_sampling_draws_what_the_reference_draws(family, options):
+    theirs, mine = pair(family)
+    torch.manual_seed(11)
+    expected = theirs.generate(**source(4), do_sample=True, max_new_tokens=12, **options)
+    torch.manual_seed(11)
+    found = mine.generate(**source(4), do_sample=True, max_new_tokens=12, **options)
+    assert found.tolist() == expected.tolist()
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("beams", [1, 4])
+def test_everything_that_can_be_returned(family, beams):
+    theirs, mine = pair(family)
+    options = {
+        "num_beams": beams,
+        "max_new_tokens": 6,
+        "return_dict_in_generate": True,
+        "output_scores": True,
+        "output_logits": True,
+        "output_hidden_states": True,
+        "output_attentions": True,
+        "no_repeat_ngram_size": 2,
+    }
+    theirs.set_attn_implementation("eager")
+    expected, found = theirs.generate(**source(5), **options), mine.generate(**source(5), **options)
+    theirs.set_attn_implementation("sdpa")
+    assert set(found) == set(expected)
+    assert found.sequences.tolist() == expected.sequences.tolist()
+    for name in ("scores", "logits", "encoder_attentions", "encoder_hidden_states"):
+        for x, y in zip(found[name], expected[name], strict=True):
+            close(x, y, 2e-5)  # sums of log-probabilities over several steps
+    for name in ("decoder_attentions", "cross_attentions", "decoder_hidden_states"):
+        for step_found, step_expected in zip(found[name], expected[name], strict=True):
+            for x, y in zip(step_found, step_expected, strict=True):
+                assert x.shape == y.shape
+                close(x, y, 2e-5)
+    a = theirs.compute_transition_scores(
+        expected.sequences, expected.scores, getattr(expected, "beam_indices", None), normalize_logits=beams == 1
+    )
+    b = mine.compute_transition_scores(
+        found.sequences, found.scores, getattr(found, "beam_indices", None), normalize_logits=beams == 1
+    )
+    close(b, a, 2e-5)
+    if beams > 1:
+        close(found.sequences_scores, expected.sequences_scores)
+        assert found.beam_indices.tolist() == expected.beam_indices.tolist()
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("beams", [1, 3])
+def test_a_padded_batch_gives_each_rows_own_result(family, beams):
+    _, mine = pair(family)
+    inputs = source(6, rows=3)
+    together = mine.generate(**inputs, num_beams=beams, max_new_tokens=10)
+    for row in range(3):
+        length = int(inputs["attention_mask"][row].sum())
+        alone = mine.generate(inputs["input_ids"][row : row + 1, :length], num_beams=beams, max_new_tokens=10)[0]
+        assert together[row, : len(alone)].tolist() == alone.tolist()
+        assert set(together[row, len(alone) :].tolist()) <= {0, 1}
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("beams", [1, 3])
+def test_other_ways_to_give_the_source(family, beams):
+    theirs, mine = pair(family)
+    inputs = source(7)
+    expected = mine.generate(**inputs, num_beams=beams, max_new_tokens=8).tolist()
+    assert mine.generate(inputs["input_ids"], num_beams=beams, max_new_tokens=8).tolist() == expected  # mask from padding
+    encoded = mine.get_encoder()(**inputs)
+    for outputs in (encoded, tuple(encoded.to_tuple()), BaseModelOutput(last_hidden_state=encoded[0])):
+        found = mine.generate(
+            encoder_outputs=outputs, attention_mask=inputs["attention_mask"], num_beams=beams, max_new_tokens=8
+        )
+        assert found.tolist() == expected
+    embeds = mine.get_input_embeddings()(inputs["input_ids"]) * mine.get_encoder().embed_scale
+    found = mine.generate(
+        inputs_embeds=embeds, attention_mask=inputs["attention_mask"], num_beams=beams, max_new_tokens=8
+    )
+    assert found.tolist() == expected
+    prompt = torch.tensor([[9, 8, 7], [6, 5, 4], [3, 4, 5]])
+    prompted = {"decoder_input_ids": prompt, "num_beams": beams, "max_new_tokens": 8}
+    prompted["decoder_attention_mask"] = torch.tensor([[1, 1, 1], [1, 0, 1], [1, 1, 1]])
+    assert mine.generate(**inputs, **prompted).tolist() == theirs.generate(**inputs, **prompted).tolist()
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("beams", [1, 3])
+def test_the_users_own_processors_and_criteria(family, beams):
+    theirs, mine = pair(family)
+
+    def no_even(ids, scores):
+        return scores.masked_fill(torch.arange(scores.shape[1]) % 2 == 0, -float("inf"))
+
+    def long_enough(ids, scores, **_):
+        return torch.full((ids.shape[0],), ids.shape[1] >= 6, dtype=torch.bool)
+
+    options = {"num_beams": beams, "max_new_tokens": 12, "no_repeat_ngram_size": 2}
+    found = mine.generate(
+        **source(8),
+        **options,
+        logits_processor=LogitsProcessorList([no_even]),
+        stopping_criteria=StoppingCriteriaList([long_enough]),
+    )
+    expected = theirs.generate(
+        **source(8),
+        **options,
+        logits_processor=transformers.LogitsProcessorList([no_even]),
+        stopping_criteria=transformers.StoppingCriteriaList([long_enough]),
+    )
+    assert found.tolist() == expected.tolist()
+    assert found.shape[1] == 6
+
+    def allowed(row, so_far):
+        return [END[family], 10 + row, 20, 30 + len(so_far)]
+
+    options["prefix_allowed_tokens_fn"] = allowed
+    assert mine.generate(**source(8), **options).tolist() == theirs.generate(**source(8), **options).tolist()
+    with pytest.raises(ValueError, match="at least one token, got none for row 0"):
+        mine.generate(**source(8), prefix_allowed_tokens_fn=lambda row, ids: [])
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_max_time_stops(family):
+    _, mine = pair(family)
+    assert mine.generate(**source(9), max_time=0.0, max_new_tokens=30, num_beams=1).shape[1] == 2
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_lengths(family):
+    theirs, mine = pair(family)
+    inputs = source(10)
+    assert mine.generate(**inputs).tolist() == theirs.generate(**inputs).tolist()  # 20 new tokens by default
+    assert mine.generate(**inputs, max_new_tokens=1).tolist() == theirs.generate(**inputs, max_new_tokens=1).tolist()
+    assert mine.generate(**inputs, max_new_tokens=1, num_beams=3).shape == (3, 2)
+    assert mine.generate(**inputs, max_length=None, max_new_tokens=4, min_new_tokens=4).shape == (3, 5)
+    assert mine.generate(**inputs, max_length=38, min_length=38).shape == (3, 38)  # every position there is
+    with pytest.raises(GenerationError, match="`max_length` must be at most 38 .*got 39"):
+        mine.generate(**inputs, max_length=39)
+    with pytest.raises(GenerationError, match="max_new_tokens"):
+        mine.generate(**inputs, max_new_tokens=0)
+    with pytest.raises(GenerationError, match="more than the 1 decoder tokens given, got 1"):
+        mine.generate(**inputs, max_length=1)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_bad_options_are_named_before_anything_runs(family, monkeypatch):
+    _, mine = pair(family)
+    monkeypatch.setattr(type(mine.model.encoder), "forward", lambda *a, **k: pytest.fail("computed something"))
+    cases = {
+        "num_beam": {"num_beam": 4},
+        "token_type_ids": {"token_type_ids": torch.ones(3, 11)},
+        "num_beams": {"num_beams": 0},
+        "temperature": {"do_sample": True, "temperature": -1.0},
+        "early_stopping": {"num_beams": 2, "early_stopping": "soon"},
+        "num_return_sequences": {"num_beams": 2, "num_return_sequences": 3},
+        "penalty_alpha=0.6": {"penalty_alpha": 0.6, "top_k": 4},
+        "guidance_scale=3.0": {"guidance_scale": 3.0},
+        "streamer": {"num_beams": 2, "streamer": object()},
+        "neither|none of them": None,
+        "got both": {"inputs": torch.ones(1, 2, dtype=torch.long)},
+    }
+    for message, options in cases.items():
+        inputs = {} if options is None else source(11)
+        with pytest.raises((GenerationError, InputError), match=message):
+            mine.generate(**inputs, **(options or {}))
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_unsuitable_inputs(family):
+    _, mine = pair(family)
+    with pytest.raises(InputError, match=r"integers \[B, S\], got torch.float32 \[1, 3\]"):
+        mine.generate(torch.ones(1, 3))
+    with pytest.raises(InputError, match="at most 37 positions .*got 40"):
+        mine.generate(torch.ones(1, 40, dtype=torch.long))
+    with pytest.raises(InputError, match="one row for each of 3 inputs, got 1"):
+        mine.generate(**source(1), decoder_input_ids=torch.ones(1, 2, dtype=torch.long))
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_given_configuration_takes_the_rest_from_the_model(family):
+    theirs, _ = pair(family)
+    mine = seq2seq_models.__dict__.get("_", None) or pair(family, seed=1)[1]
+    theirs = pair(family, seed=1)[0]
+    old = (mine.generation_config, theirs.generation_config)
+    try:
+        for version in ("4.27.0.dev0", "4.57.6"):
+            settings = {"num_beams": 3, "no_repeat_ngram_size": 2, "max_length": 9, "eos_token_id": [5, END[family]]}
+            special = {"decoder_start_token_id": 2, "pad_token_id": 0}
+            mine.generation_config = GenerationConfig(**settings, **special, transformers_version=version)
+            theirs.generation_config = transformers.GenerationConfig(
+                **settings, **special, transformers_version=version
+            )
+            theirs.generation_config.transformers_version = version
+            given = {"max_new_tokens": 7}
+            found = mine.generate(**source(12), generation_config=GenerationConfig(**given))
+            expected = theirs.generate(**source(12), generation_config=transformers.GenerationConfig(**given))
+            assert found.tolist() == expected.tolist()
+    finally:
+        mine.generation_config, theirs.generation_config = old
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("beams", [1, 3])
+def test_causal_models(family, beams):
+    theirs, mine = pair(family, "ForCausalLM")
+    prompt = torch.tensor([[0, 0, 5, 6], [7, 8, 9, 10]])
+    mask = torch.tensor([[0, 0, 1, 1], [1, 1, 1, 1]])
+    options = {"attention_mask": mask, "num_beams": beams, "max_new_tokens": 8, "use_cache": False}
+    expected = theirs.generate(prompt, **options).tolist()
+    assert mine.generate(prompt, **options).tolist() == expected
+    assert mine.generate(prompt, **{**options, "use_cache": True}).tolist() == expected
+    memory = torch.randn(2, 9, 24, generator=torch.Generator().manual_seed(8))
+    crossed = [
+        mine.generate(prompt, encoder_hidden_states=memory, num_beams=beams, max_new_tokens=8, use_cache=cached).tolist()
+        for cached in (True, False)
+    ]
+    assert crossed[0] == crossed[1] != expected
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_the_cross_cache_belongs_to_the_input(family):
+    _, mine = pair(family)
+    out = mine.generate(**source(13), num_beams=5, max_new_tokens=6, return_dict_in_generate=True)
+    keys, _, cross_keys, _ = out.past_key_values[0]
+    assert keys.shape[:2] == (15, 6) and cross_keys.shape == (3, 6, 11, 4)
+
+
+def test_prepare_inputs_for_generation():
+    _, mine = pair("Pegasus")
+    ids = torch.tensor([[0, 4, 5]])
+    encoded = mine.get_encoder()(**source(1, rows=1))
+    first = mine(**mine.prepare_inputs_for_generation(ids[:, :2], encoder_outputs=encoded), use_cache=True)
+    inputs = mine.prepare_inputs_for_generation(ids, first.past_key_values, encoder_outputs=encoded)
+    assert inputs["decoder_input_ids"].tolist() == [[5]]
+    full = mine(encoder_outputs=encoded, decoder_input_ids=ids)
+    close(mine(**inputs).logits[:, -1], full.logits[:, -1])
