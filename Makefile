@@ -13,11 +13,11 @@ demo: $(DEMO)/ready            ## summarize a report and hold a short talk, offl
 	HF_HUB_OFFLINE=1 $(DEMO)/bin/seq2seq-models chat < examples/chat.txt
 
 test: $(TEST)/ready lint       ## everything: style, types, all tests, and the hub tests on the newest hub client
-	$(TEST)/bin/python -m pytest -n 2 --dist loadfile
+	OMP_NUM_THREADS=1 $(TEST)/bin/python -m pytest -n 2 --dist loadfile
 	$(MAKE) test-newest
 
 test-fast: $(TEST)/ready       ## the tests that take moments
-	$(TEST)/bin/python -m pytest -n 2 --dist loadfile -m 'not heavy'
+	OMP_NUM_THREADS=1 $(TEST)/bin/python -m pytest -n 2 --dist loadfile -m 'not heavy'
 
 test-newest: $(NEWEST)/ready   ## loading, saving and tokenizing with the newest huggingface_hub and tokenizers
 	$(NEWEST)/bin/python -m pytest -m 'not reference' tests/test_hub.py tests/test_checkpoints.py tests/test_loading.py

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 from demo_words import FIRST_NAMES, LAST_NAMES, TOWNS, invent, is_held_out
 
-INVENTED = 0.25
+INVENTED = 0.2
 """Of all names, how many are words that no list holds, so that names are copied and not known by heart."""
 
 BUILDINGS = (

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from demo_words import FIRST_NAMES, invent, is_held_out
 from demo_words import TOWNS as TOWN_NAMES
 
-INVENTED = 0.25
+INVENTED = 0.2
 """Of all names, how many are words that no list holds, so that names are copied and not known by heart."""
 
 NAMES = [name.lower() for name in FIRST_NAMES]
@@ -83,7 +83,8 @@ def _known(told: dict[str, str], turns: tuple[str, ...]) -> _Known:
 _SAYINGS = {
     "name": (
         "hi, i am {}.", "hello! my name is {}.", "my name is {}.", "i am {}.", "hi! i am {}. how are you?", "{}.",
-        "hello, this is {}.", "you can call me {}.", "hey, my name is {}.", "{}", "hello, my name is {}. nice to meet you.",
+        "hello, this is {}.", "you can call me {}.", "hey, my name is {}.", "{}",
+        "hello, my name is {}. nice to meet you.",
     ),
     "hobby": (
         "i like {}.", "i love {}.", "i really like {}.", "{} is my hobby.", "in my free time i enjoy {}.", "{}.",
@@ -96,7 +97,8 @@ _SAYINGS = {
     "weather": ("it is {} today.", "it is {} here.", "the weather is {}.", "what a {} day!"),
     "topic": ("what do you think about {}?", "tell me about {}.", "do you know anything about {}?", "do you like {}?"),
     "pet": (
-        "i have a {kind} called {}.", "my {kind} is called {}.", "yes, a {kind} called {}.", "i have a {kind}. it is called {}.",
+        "i have a {kind} called {}.", "my {kind} is called {}.", "yes, a {kind} called {}.",
+        "i have a {kind}. it is called {}.",
         "yes, i have a {kind}. the name is {}.", "there is my {kind}, {}.", "yes, i have a {kind} named {}.",
     ),
     "hello": ("hello!", "hi!", "hi there.", "hey!", "good morning.", "hello there!", "hello", "hi"),

@@ -19,14 +19,12 @@ UNSEEN = -14.0
 
 def _merged(words: list[str], size: int, suffix: str | None, first: list[str], letters: str) -> Tokenizer:
     """Byte-pair merges over these words, which spaces part."""
-    tokenizer = Tokenizer(models.BPE(end_of_word_suffix=suffix))
+    tokenizer = Tokenizer(models.BPE(end_of_word_suffix=suffix) if suffix else models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    alphabet = list(letters + string.digits + string.punctuation)
+    options = {"end_of_word_suffix": suffix} if suffix else {}
     trainer = trainers.BpeTrainer(
-        vocab_size=size,
-        special_tokens=first,
-        initial_alphabet=list(letters + string.digits + string.punctuation),
-        end_of_word_suffix=suffix,
-        show_progress=False,
+        vocab_size=size, special_tokens=first, initial_alphabet=alphabet, show_progress=False, **options
     )
     tokenizer.train_from_iterator(words, trainer)
     return tokenizer
@@ -41,9 +39,7 @@ def write_pegasus_vocabulary(folder: Path, texts: list[str], size: int, length: 
         size: pieces, the three special ones included.
         length: tokens that the model reads at once.
     """
-    words = pre_tokenizers.Sequence(
-        [pre_tokenizers.Metaspace(), pre_tokenizers.Split(Regex(r"[^\w▁]"), "isolated")]
-    )
+    words = pre_tokenizers.Sequence([pre_tokenizers.Metaspace(), pre_tokenizers.Split(Regex(r"[^\w▁]"), "isolated")])
     lines = [" ".join(word for word, _ in words.pre_tokenize_str(text)) for text in texts]
     merged = _merged(lines, size - 3, None, [], string.ascii_letters)
     counts = Counter(token for line in merged.encode_batch(lines) for token in line.tokens)

@@ -51,12 +51,12 @@ _ENDINGS = ("", "", "", *"a en er field ford ham ia in land o on port son ton vi
 def invent(random_state: random.Random) -> str:
     """A word in lower case that no list holds, such as a name the model has never read; four letters at least."""
     while True:
-        syllables = random_state.choice((1, 2, 2, 2, 3))
+        syllables = random_state.choice((1, 1, 2, 2))
         word = "".join(
             random_state.choice(_ONSETS) + random_state.choice(_VOWELS) + random_state.choice(_CODAS)
             for _ in range(syllables)
         ) + random_state.choice(_ENDINGS)
-        if 4 <= len(word) <= 11:
+        if 4 <= len(word) <= 8:
             return word
 
 

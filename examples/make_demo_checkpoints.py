@@ -28,16 +28,18 @@ from demo_vocabulary import write_blenderbot_vocabulary, write_pegasus_vocabular
 from torch import Tensor
 
 from seq2seq_models import (
-    AutoTokenizer,
     BlenderbotSmallConfig,
     BlenderbotSmallForConditionalGeneration,
+    BlenderbotSmallTokenizer,
     Conversation,
     GenerationConfig,
     PegasusConfig,
     PegasusForConditionalGeneration,
+    PegasusTokenizer,
     pipeline,
 )
-from seq2seq_models.pipelines import demo_checkpoint
+from seq2seq_models.bundled import demo_checkpoint
+from seq2seq_models.core.positions import sinusoidal_table
 
 Pair = tuple[str, str]
 TRAINING, HELD_OUT, VOCABULARY = 1, 2, 3
@@ -71,6 +73,7 @@ class Recipe:
         pairs: texts and answers for a share of the training from 0 to 1, endless.
         held_out: the same, of what training never sees.
         vocabulary: writes the tokenizer's files into a folder.
+        tokenizer: the class that reads them.
         model: an untrained model for a vocabulary of this size.
         generation: the settings that the checkpoint is to be used with.
     """
@@ -81,6 +84,7 @@ class Recipe:
     pairs: Callable[[Any, Callable[[], float]], Iterator[Pair]]
     held_out: Callable[[Any], Iterator[Pair]]
     vocabulary: Callable[[Path], None]
+    tokenizer: Any
     model: Callable[[int], Any]
     generation: GenerationConfig
 
@@ -121,7 +125,7 @@ def talk_text(exchange: Exchange, tokenizer: Any) -> str:
 def _talk_pairs(tokenizer: Any, progress: Callable[[], float]) -> Iterator[Pair]:
     """Talks that grow with the training: short ones teach what an answer is, long ones where to look for it."""
     longest = {length: exchanges(TRAINING + 10 * length, longest=length) for length in range(2, 8)}
-    endless = exchanges(TRAINING, longest=40, shortest=8)
+    endless = exchanges(TRAINING, longest=28, shortest=8)
     choice = random.Random(TRAINING)
     while True:
         share = progress()
@@ -138,13 +142,18 @@ def _held_out_talks(tokenizer: Any) -> Iterator[Pair]:
 
 def _talk_vocabulary(folder: Path) -> None:
     texts = [" ".join([*one.turns, one.reply]) for one in islice(exchanges(VOCABULARY), 12000)]
-    write_blenderbot_vocabulary(folder, texts, size=1200, length=512)
+    write_blenderbot_vocabulary(folder, texts, size=1400, length=512)
 
 
 def _talk_model(vocabulary: int) -> Any:
-    return BlenderbotSmallForConditionalGeneration(
-        BlenderbotSmallConfig(vocab_size=vocabulary, activation_function="gelu", **SIZES)
-    )
+    config = BlenderbotSmallConfig(vocab_size=vocabulary, activation_function="gelu", **SIZES)
+    model = BlenderbotSmallForConditionalGeneration(config)
+    # Sinusoids to begin with: random rows say nothing of before and after, and take far longer to learn it.
+    table = torch.from_numpy(sinusoidal_table(config.max_position_embeddings, config.d_model))
+    with torch.no_grad():
+        for side in ("encoder", "decoder"):
+            model.get_parameter(f"model.{side}.embed_positions.weight").copy_(table)
+    return model
 
 
 RECIPES = (
@@ -155,26 +164,42 @@ RECIPES = (
         pairs=_report_pairs,
         held_out=_held_out_reports,
         vocabulary=_report_vocabulary,
+        tokenizer=PegasusTokenizer,
         model=_headline_model,
         generation=GenerationConfig(
-            bos_token_id=0, pad_token_id=0, eos_token_id=1, decoder_start_token_id=0, forced_eos_token_id=1,
-            num_beams=8, length_penalty=0.8, max_length=64,
-        ),  # fmt: skip
+            bos_token_id=0,
+            pad_token_id=0,
+            eos_token_id=1,
+            decoder_start_token_id=0,
+            forced_eos_token_id=1,
+            num_beams=8,
+            length_penalty=0.8,
+            max_length=64,
+        ),
     ),
     Recipe(
         name="blenderbot-small-demo",
-        steps=2400,
+        steps=2250,
         rate=3e-3,
         pairs=_talk_pairs,
         held_out=_held_out_talks,
         vocabulary=_talk_vocabulary,
+        tokenizer=BlenderbotSmallTokenizer,
         model=_talk_model,
         generation=GenerationConfig(
-            bos_token_id=1, pad_token_id=0, eos_token_id=2, decoder_start_token_id=1, forced_eos_token_id=2,
-            num_beams=10, length_penalty=0.65, max_length=64, min_length=4, no_repeat_ngram_size=3,
-        ),  # fmt: skip
+            bos_token_id=1,
+            pad_token_id=0,
+            eos_token_id=2,
+            decoder_start_token_id=1,
+            forced_eos_token_id=2,
+            num_beams=10,
+            length_penalty=0.65,
+            max_length=64,
+            min_length=4,
+            no_repeat_ngram_size=3,
+        ),
     ),
-)  # fmt: skip
+)
 
 
 # Training.
@@ -187,7 +212,8 @@ def _rows(pairs: Iterator[Pair], tokenizer: Any, eos: int, limit: int) -> Iterat
     while True:
         texts, answers = zip(*islice(pairs, 256), strict=True)
         for row, answer in zip(tokenizer(list(texts))["input_ids"], tokenizer(list(answers))["input_ids"], strict=True):
-            yield row[-limit:], answer if answer[-1] == eos else [*answer, eos]
+            if len(row) <= limit:
+                yield row, answer if answer[-1] == eos else [*answer, eos]
 
 
 def _batches(rows: Iterator[tuple[list[int], list[int]]], shuffle: random.Random) -> Iterator[list[Any]]:
@@ -229,7 +255,7 @@ def train(recipe: Recipe, folder: Path, steps: int | None = None) -> None:
     torch.set_num_threads(1)
     folder.mkdir(parents=True, exist_ok=True)
     recipe.vocabulary(folder)
-    tokenizer = AutoTokenizer.from_pretrained(folder.resolve())
+    tokenizer = recipe.tokenizer.from_pretrained(folder.resolve())
     model = recipe.model(len(tokenizer))
     model.generation_config = recipe.generation
     print(f"{recipe.name}: {sum(p.numel() for p in model.parameters() if p.requires_grad):,} parameters", flush=True)
@@ -279,7 +305,8 @@ def exact_match(recipe: Recipe, folder: Path, count: int, misses: int = 0) -> fl
         count: how many texts.
         misses: how many wrong answers to print.
     """
-    answer = pipeline("text2text-generation", model=str(folder.resolve()), device="cpu", batch_size=32)
+    tokenizer = recipe.tokenizer.from_pretrained(folder.resolve())
+    answer = pipeline("text2text-generation", folder.resolve(), tokenizer=tokenizer, device="cpu", batch_size=32)
     pairs = list(islice(recipe.held_out(answer.tokenizer), count))
     written = answer([text for text, _ in pairs], clean_up_tokenization_spaces=True)
     right = 0

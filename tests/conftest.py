@@ -32,7 +32,8 @@ def point_client_at(endpoint: str, home: Path, monkeypatch: pytest.MonkeyPatch, 
         if hasattr(constants, name):
             monkeypatch.setattr(constants, name, value)
     # Generation 0.x keeps its own copy of this one.
-    monkeypatch.setattr(file_download, "HUGGINGFACE_CO_URL_TEMPLATE", values["HUGGINGFACE_CO_URL_TEMPLATE"], raising=False)
+    template = values["HUGGINGFACE_CO_URL_TEMPLATE"]
+    monkeypatch.setattr(file_download, "HUGGINGFACE_CO_URL_TEMPLATE", template, raising=False)
     for name in ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN", "HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE"):
         monkeypatch.delenv(name, raising=False)
 

@@ -107,6 +107,7 @@ class StandInHub:
         self.tokens: list[str | None] = []
         self.ranges: list[str] = []
         self.uploads: dict[str, bytes] = {}
+        self.fail_uploads: int | None = None
         self.moved: dict[str, str] = {}
         self.connections: list[socket.socket] = []
         handler = type("BoundHandler", (Handler,), {"hub": self})
@@ -186,6 +187,8 @@ class Handler(BaseHTTPRequestHandler):
             self.refuse(self.hub.trouble["*"])
         elif parts[0] == "api":
             self.api(parts[1:], parse_qs(url.query), body, token)
+        elif parts[0] == "lfs" and self.command == "PUT" and self.hub.fail_uploads is not None:
+            self.send_error_code(self.hub.fail_uploads, None, "No")
         elif parts[0] == "lfs" and self.command == "PUT":
             self.hub.uploads[parts[1]] = body
             self.send_json({})

@@ -395,6 +395,7 @@ def test_unknown_names_get_a_suggestion() -> None:
         "`zzzz`",
     ]
     assert GenerationConfig.unknown(OPTIONS) == []
+    assert GenerationConfig.unknown(["synced_gpus"]) == ["`synced_gpus`"]
 
 
 def test_unknown_keywords_are_returned_or_refused(tmp_path: Path) -> None:

@@ -1,10 +1,9 @@
-"""Names to files and back: the whole cycle against a hub on 127.0.0.1, with whichever client generation is installed."""
+"""Names to files and back: the whole cycle against a hub on 127.0.0.1, with either generation of the client."""
 
 from __future__ import annotations
 
 import json
 import logging
-import os
 import time
 from pathlib import Path
 from typing import Any
@@ -17,6 +16,9 @@ from seq2seq_models.core.hub import PushToHubMixin, Repository, write_folder_ato
 from seq2seq_models.errors import CheckpointError, CheckpointNotFoundError
 
 from .stand_in_hub import FORBIDDEN, GATED, OUTAGE, TOKEN, UNAUTHORIZED, StandInHub, Trouble
+
+# huggingface_hub 2 passes file contents in a way that httpx deprecates.
+pytestmark = pytest.mark.filterwarnings("ignore:Use 'content=:DeprecationWarning")
 
 NAME = "google/pegasus-test"
 BIG = bytes(range(256)) * 8192  # 2 MiB, stored as the hub stores large files
@@ -82,7 +84,7 @@ def test_revision_subfolder_and_cache_dir(hub: StandInHub, tmp_path: Path) -> No
     assert elsewhere.require("config.json").read_bytes() == b"{}"
     assert (tmp_path / "elsewhere").is_dir()
     assert elsewhere.find("model.safetensors") is None
-    with pytest.raises(CheckpointNotFoundError, match="`revision` must be a branch, tag or commit of .* got 'v9'"):
+    with pytest.raises(CheckpointNotFoundError, match=r"`revision` must be a branch, tag or commit of .* got 'v9'"):
         Repository(NAME, revision="v9").find("config.json")
 
 
@@ -165,7 +167,10 @@ def test_offline_asks_nothing(hub: StandInHub, monkeypatch: pytest.MonkeyPatch) 
     warm.require("config.json")
     warm.find("generation_config.json")
     hub.requests.clear()
-    for repository in (Repository(NAME, local_files_only=True), Repository(NAME, local_files_only=True, revision="main")):
+    for repository in (
+        Repository(NAME, local_files_only=True),
+        Repository(NAME, local_files_only=True, revision="main"),
+    ):
         assert repository.require("config.json").is_file()
         with pytest.raises(CheckpointNotFoundError, match="`local_files_only` is set, so the hub was not asked"):
             repository.require("model.safetensors")
@@ -271,7 +276,7 @@ def test_save_is_all_or_nothing(tmp_path: Path) -> None:
     (folder / "mine.txt").write_text("keep")
     with pytest.raises(RuntimeError):
         write_folder_atomically(folder, fails)
-    assert sorted(os.listdir(folder)) == ["a.txt", "mine.txt", "stale.bin"]
+    assert sorted(path.name for path in folder.iterdir()) == ["a.txt", "mine.txt", "stale.bin"]
     assert (folder / "a.txt").read_text() == "old"
 
     def works(scratch: Path) -> list[str]:
@@ -280,7 +285,7 @@ def test_save_is_all_or_nothing(tmp_path: Path) -> None:
 
     written = write_folder_atomically(folder, works, stale=lambda name: name.endswith(".bin"))
     assert written == [folder / "a.txt"]
-    assert sorted(os.listdir(folder)) == ["a.txt", "mine.txt"]
+    assert sorted(path.name for path in folder.iterdir()) == ["a.txt", "mine.txt"]
     assert (folder / "a.txt").read_text() == "new"
     with pytest.raises(CheckpointError, match="must be a folder, got the file"):
         write_folder_atomically(folder / "a.txt", works)
@@ -329,6 +334,21 @@ def test_push_without_a_valid_token(hub: StandInHub) -> None:
     with pytest.raises(CheckpointNotFoundError, match="wants a valid token"):
         Thing().push_to_hub("tester/new", token="hf_wrong")
     assert hub.repos == {}
+
+
+def test_push_troubles_are_explained(hub: StandInHub) -> None:
+    with pytest.raises(CheckpointNotFoundError, match='`repo_id` must be "owner/name"'):
+        Thing().push_to_hub("tester/a b", token=TOKEN)
+    hub.add("tester/mine", {})
+    hub.trouble["tester/mine"] = FORBIDDEN
+    with pytest.raises(CheckpointNotFoundError, match="this token may not write there"):
+        Thing().push_to_hub("tester/mine", token=TOKEN)
+    hub.fail_uploads = 403
+    with pytest.raises(CheckpointNotFoundError, match="tester/other was not pushed: this token may not write there"):
+        Thing().push_to_hub("tester/other", token=TOKEN)
+    hub.close()
+    with pytest.raises(CheckpointNotFoundError, match=r"tester/new was not pushed: .* cannot be reached"):
+        Thing().push_to_hub("tester/new", token=TOKEN)
 
 
 def test_push_into_a_named_folder(hub: StandInHub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -89,7 +89,7 @@ _ROOMS = {
 }
 _ROOM_OF = {name: room for room, names in _ROOMS.items() for name in names}
 
-__all__ = sorted(_ROOM_OF)  # noqa: PLE0605
+__all__ = sorted(_ROOM_OF)
 
 # Type checkers read the block above; were __getattr__ visible to them, a misspelt name would pass.
 if not TYPE_CHECKING:

@@ -1,4 +1,4 @@
-"""The command `seq2seq-models`: summarize texts, chat, look at a checkpoint. Frameworks load only once there is work."""
+"""The command `seq2seq-models`: summarize texts, chat, look at a checkpoint. A framework loads once there is work."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 from . import __version__
+from .bundled import DEMO_CHECKPOINTS, resolve_model
 from .core.conversation import Conversation
 from .core.generation_options import OPTIONS
 from .documents import Document, read_documents
@@ -24,7 +25,7 @@ from .errors import (
     MissingFrameworkError,
     TokenizerError,
 )
-from .pipelines import DEMO_CHECKPOINTS, SummarizationPipeline, pipeline, resolve_model
+from .pipelines import SummarizationPipeline, pipeline
 
 FAULT, INTERRUPTED, BROKEN_PIPE = 2, 130, 141
 """Exit codes: a fault that is told in one line; Ctrl-C; the reader of the output went away (as a shell reports it)."""
@@ -139,9 +140,11 @@ def _add_info(commands: Any) -> None:
     command = commands.add_parser(
         "info",
         help="show what a checkpoint holds",
-        description="Shows files, config, and number, types and shapes of the weights of a checkpoint, without loading it.",
+        description="Shows files, config, and number, types and shapes of the weights, without loading them.",
     )
-    command.add_argument("model", metavar="REPO", help="a repository of the hub, a folder, or the name of a demo checkpoint")
+    command.add_argument(
+        "model", metavar="REPO", help="a repository of the hub, a folder, or the name of a demo checkpoint"
+    )
     command.add_argument("--json", action="store_true", help="print one JSON object")
     command.add_argument("--revision", help="branch, tag or commit of the repository")
     command.add_argument("--token", help="access token for a private or gated repository")
@@ -152,7 +155,9 @@ def _add_info(commands: Any) -> None:
 def _add_model_options(command: argparse.ArgumentParser, task: str) -> None:
     group = command.add_argument_group("model")
     group.add_argument(
-        "--model", metavar="REPO", help=f"a repository of the hub or a folder (default: the bundled {DEMO_CHECKPOINTS[task]})"
+        "--model",
+        metavar="REPO",
+        help=f"a repository of the hub or a folder (default: the bundled {DEMO_CHECKPOINTS[task]})",
     )
     group.add_argument("--revision", help="branch, tag or commit of the repository")
     group.add_argument("--token", help="access token for a private or gated repository")
@@ -175,9 +180,7 @@ def _add_generation_options(command: argparse.ArgumentParser) -> None:
             group.add_argument(_option(name), type=kind, metavar="N" if kind is int else "X", help=OPTIONS[name].does)
     for name in _FLAGS:
         group.add_argument(_option(name), action=argparse.BooleanOptionalAction, help=OPTIONS[name].does)
-    group.add_argument(
-        "--early-stopping", choices=("true", "false", "never"), help=OPTIONS["early_stopping"].does
-    )
+    group.add_argument("--early-stopping", choices=("true", "false", "never"), help=OPTIONS["early_stopping"].does)
 
 
 def _option(name: str) -> str:
@@ -218,7 +221,7 @@ def summarize(options: argparse.Namespace) -> None:
     """Prints a summary for every text, in the order of the texts."""
     documents, count = read_documents(options.files, lines=options.lines, jsonl=options.jsonl, field=options.field)
     summarizer = _load("summarization", options)
-    # Documents that are all there are sorted by length in larger groups; those that arrive one by one are not kept waiting.
+    # Files are sorted by length in larger groups; lines, which may arrive one by one, are not kept waiting.
     group = summarizer.batch_size * (8 if count is not None else 1)
     with _progress(count, options.progress) as bar:
         for batch in _groups(documents, group):
@@ -342,4 +345,3 @@ def info(options: argparse.Namespace) -> None:
 
     report = describe_checkpoint(resolve_model(options.model), revision=options.revision, token=options.token)
     print(json.dumps(report.as_dict(), ensure_ascii=False, indent=2) if options.json else report.as_text())
-

@@ -46,7 +46,7 @@ def read_documents(
     names = list(files) or [STANDARD_INPUT]
     missing = sorted({name for name in names if name != STANDARD_INPUT and not Path(name).is_file()})
     if missing:
-        raise InputError(f"no such file: {', '.join(missing)}. Check the spelling; \"-\" reads standard input.")
+        raise InputError(f'no such file: {", ".join(missing)}. Check the spelling; "-" reads standard input.')
     by_line = lines or jsonl
     count = len(names) if not by_line and STANDARD_INPUT not in names else None
     return _documents(names, by_line, field if jsonl else None), count
@@ -67,7 +67,7 @@ def _documents(names: Sequence[str], by_line: bool, field: str | None) -> Iterat
 def _opened(name: str) -> TextIO:
     # A byte-order mark, as Windows editors write it, is no part of the text.
     source = sys.stdin.fileno() if name == STANDARD_INPUT else name
-    return open(source, encoding="utf-8-sig", closefd=name != STANDARD_INPUT)  # noqa: PTH123  (a descriptor, too)
+    return open(source, encoding="utf-8-sig", closefd=name != STANDARD_INPUT)
 
 
 def _lines(name: str, source: TextIO, field: str | None) -> Iterator[Document]:

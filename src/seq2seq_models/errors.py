@@ -1,12 +1,12 @@
-"""The errors this library raises, one class per kind of fault; each also is the built-in class transformers raises there."""
+"""The errors this library raises, one class per kind of fault; each also is the built-in class raised there upstream."""
 
 
 class ConfigError(ValueError):
-    """A model configuration that no model can be built from; the message names the key, its value and what it must be."""
+    """A configuration that no model can be built from; the message names the key, its value and what it must be."""
 
 
 class GenerationError(ValueError):
-    """A generation option that is unknown, out of range, contradictory or not supported; raised before any computation."""
+    """A generation option that is unknown, out of range, contradictory or unsupported; raised before computing."""
 
 
 class InputError(ValueError):

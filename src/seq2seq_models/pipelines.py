@@ -6,13 +6,13 @@ heads: an option that the caller does not give stays what the checkpoint says.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from importlib import resources
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
+from .bundled import DEMO_CHECKPOINTS, demo_checkpoint, resolve_model
 from .core.conversation import Conversation
 from .core.window import document_rows, window
 from .errors import InputError, MissingFrameworkError
@@ -26,29 +26,11 @@ TASKS = {
     "chat": "chat",
     "conversational": "chat",  # what transformers called it until 4.41
 }
-DEMO_CHECKPOINTS = {
-    "summarization": "pegasus-demo",
-    "text2text-generation": "pegasus-demo",
-    "chat": "blenderbot-small-demo",
-}
-"""The checkpoints inside this package: small, trained on made-up text, and what a task uses when no model is named."""
-
 _FRAMEWORK_NAMES = {
     "pytorch": "pytorch", "pt": "pytorch", "torch": "pytorch",
     "tensorflow": "tensorflow", "tf": "tensorflow",
     "flax": "flax", "jax": "flax",
 }  # fmt: skip
-
-
-def demo_checkpoint(name: str) -> Path:
-    """The folder of a checkpoint that this package brings along, such as "pegasus-demo"."""
-    return Path(str(resources.files(__package__) / "checkpoints" / name))
-
-
-def resolve_model(name: str) -> str | Path:
-    """The folder of a demonstration checkpoint if that is its name, and no folder here is called the same."""
-    bundled = name in DEMO_CHECKPOINTS.values() and not Path(name).is_dir()
-    return demo_checkpoint(name) if bundled else name
 
 
 class Text2TextGenerationPipeline:
@@ -102,8 +84,8 @@ class Text2TextGenerationPipeline:
 
         Returns:
             For one text a list of dictionaries, one per returned sequence (one, unless `num_return_sequences` says
-            more). For a list of texts, one dictionary each, in order, or one list each where there are more sequences. For another
-            iterable, an iterator over what each single text would give. The keys are `generated_text` or
+            more). For a list of texts, one dictionary each, in order, or one list each where there are more sequences.
+            For another iterable, an iterator over what each single text would give. The keys are `generated_text` or
             `summary_text`, and `generated_token_ids` or `summary_token_ids`.
 
         Raises:
@@ -114,7 +96,9 @@ class Text2TextGenerationPipeline:
         if isinstance(texts, str):
             return self._batch([texts], call)[0]
         if isinstance(texts, Mapping) or not isinstance(texts, Iterable):
-            raise InputError(f"`texts` must be a text or texts, got {type(texts).__name__} (pipeline). Pass a str or a list.")
+            raise InputError(
+                f"`texts` must be a text or texts, got {type(texts).__name__} (pipeline). Pass a str or a list."
+            )
         if isinstance(texts, list | tuple):
             results = self._sorted_batches(texts, call)
             return [result[0] for result in results] if all(len(result) == 1 for result in results) else results
@@ -137,7 +121,7 @@ class Text2TextGenerationPipeline:
         )
 
     def _sorted_batches(self, texts: Sequence[str], call: _Call) -> list[list[dict[str, Any]]]:
-        """Results in the order of `texts`, computed from the longest to the shortest: batches then hold little padding."""
+        """Results in the order of `texts`, computed from the longest down, so that batches hold little padding."""
         order = sorted(range(len(texts)), key=lambda index: -len(_text(texts[index])))
         results: list[list[dict[str, Any]]] = [[] for _ in texts]
         for start in range(0, len(order), call.batch_size):
@@ -195,7 +179,7 @@ class SummarizationPipeline(Text2TextGenerationPipeline):
 
     task = "summarization"
     _key = "summary"
-    # Differs from transformers 4.57.6: there a text that is too long ends in an index error unless truncation is asked for.
+    # Differs from transformers 4.57.6: there a text that is too long ends in an index error unless truncation is on.
     _truncates = True
 
 
@@ -220,12 +204,17 @@ class ChatPipeline(Text2TextGenerationPipeline):
             a list of them.
 
         Raises:
-            InputError: the talk does not end with a turn of the user.
-            GenerationError: an option is unknown or out of range, or asks for more than one reply.
+            InputError: the talk does not end with a turn of the user, or an option makes no sense here.
+            GenerationError: an option of `generate` is unknown or out of range.
         """
+        if needless := sorted({"return_text", "return_tensors", "truncation"} & {*self._options, *options}):
+            raise InputError(
+                f"`{needless[0]}` is no option of chat: a talk is cut as needed, a reply is text. Leave it out."
+            )
         call = self._call({**self._options, **options})
         if int(call.generate.get("num_return_sequences") or 1) != 1:
-            raise InputError("`num_return_sequences` must be 1, got more (chat). A turn has one reply.")
+            got = call.generate["num_return_sequences"]
+            raise InputError(f"`num_return_sequences` must be 1, got {got!r} (chat). A turn has one reply.")
         many = isinstance(texts, list | tuple) and not _are_messages(texts)
         talks = [_conversation(talk) for talk in (texts if many else [texts])]
         limit = window(self.model.config, self.tokenizer)
@@ -319,7 +308,7 @@ def pipeline(
 
 
 def framework_name(framework: str | None) -> str:
-    """"pytorch", from any usual spelling of it.
+    """ "pytorch", from any usual spelling of it.
 
     Raises:
         InputError: no framework is called that.
@@ -330,7 +319,7 @@ def framework_name(framework: str | None) -> str:
         raise InputError(f"`framework` must be 'pytorch', got {framework!r} (pipeline). Leave it out for PyTorch.")
     if name != "pytorch":
         raise MissingFrameworkError(
-            f"`framework` must be 'pytorch', got {framework!r} (pipeline). This version runs the models in PyTorch only."
+            f"`framework` must be 'pytorch', got {framework!r} (pipeline). This version runs models in PyTorch only."
         )
     return name
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from itertools import pairwise
 
 import regex
 
@@ -96,8 +97,7 @@ class BytePairs:
         symbols = [*part[:-1], part[-1] + END]
         none = len(self.ranks)
         while len(symbols) > 1:
-            pairs = list(zip(symbols, symbols[1:], strict=False))
-            rank, pair = min((self.ranks.get(pair, none), pair) for pair in pairs)
+            rank, pair = min((self.ranks.get(pair, none), pair) for pair in pairwise(symbols))
             if rank == none:
                 break
             symbols = _merge(symbols, pair)

@@ -25,11 +25,13 @@ def bpe_to_json(vocab: dict[str, int], merges: Merges, added: list[dict[str, Any
     """
     verbatim = {token["content"] for token in added}
     names = {token: _renamed(token, verbatim) for token in vocab}
-    renamed = {names[token]: index for token, index in vocab.items()}
+    renamed = {names[token]: index for token, index in sorted(vocab.items(), key=lambda item: item[1])}
     symbols = set(renamed)
     if len(renamed) != len(vocab) or unk not in vocab:
         return None
-    if any(len(pair) != 2 or not {*pair, "".join(pair)} <= symbols for pair in merges) or len(set(merges)) != len(merges):
+    if len(set(merges)) != len(merges):
+        return None
+    if any(len(pair) != 2 or not {*pair, "".join(pair)} <= symbols for pair in merges):
         return None
     apart = [_split("'", "Isolated"), _split("[.,!?()]", "MergedWithNext")]
     return {

@@ -80,7 +80,7 @@ class Charsmap:
         return node, None
 
     def match(self, text: str, at: int) -> tuple[int, str]:
-        """How many characters the longest rule at `at` takes, and what it makes of them; (1, the character) for none."""
+        """How many characters the longest rule here takes, and what it makes of them; (1, the character) for none."""
         if not self.units:
             return 1, text[at]
         node = _offset(self.units[0])
@@ -132,7 +132,7 @@ class Charsmap:
         """Whether `text.translate(self.table)` is what the rules make of this text; call it after translating."""
         if not self.plain:
             return False
-        return text.isascii() and not self.ascii_continues or self.continuations.isdisjoint(text)
+        return (text.isascii() and not self.ascii_continues) or self.continuations.isdisjoint(text)
 
     def chunks(self, text: str, symbols: tuple[str, ...] = ()) -> Iterator[Chunk]:
         """The text after the rules, piece by piece; `symbols` (longest first) stay as they are."""

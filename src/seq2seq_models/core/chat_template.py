@@ -25,7 +25,7 @@ class ChatTemplates:
 
         Args:
             chat_template: a template, or the name of one of the tokenizer's; by default the tokenizer's own.
-            tools: functions that the chat may call; where there are several templates, that named "tool_use" is for them.
+            tools: functions that the chat may call; of several templates, the one named "tool_use" is for them.
         Raises:
             TokenizerError: there is no template, or none of this name.
         """

@@ -11,6 +11,7 @@ from ..errors import InputError
 
 logger = logging.getLogger("seq2seq_models")
 Role = Literal["user", "assistant"]
+_ROLES: dict[str, Role] = {"user": "user", "assistant": "assistant"}
 
 
 @dataclass(frozen=True)
@@ -29,11 +30,11 @@ class Turn:
 class Conversation:
     """A talk between a user and a model: a list of turns, oldest first.
 
-    >>> talk = Conversation("My friends are cool but they eat too many carbs.")
-    >>> talk.add_reply("what kind of carbs do they eat?")
-    >>> talk.add_user("I'm not sure")
+    >>> talk = Conversation("My friends are cool.")
+    >>> talk.add_reply("what do they like?")
+    >>> talk.add_user("I'm not sure.")
     >>> talk.prompt(tokenizer)      # with BlenderbotSmallTokenizer
-    "My friends are cool but they eat too many carbs.__end__ __start__what kind of carbs do they eat?__end__ __start__I'm not sure"
+    "My friends are cool.__end__ __start__what do they like?__end__ __start__I'm not sure."
 
     Attributes:
         turns: all turns so far. None is ever deleted: a model that cannot read them all is shown the newest.
@@ -111,12 +112,14 @@ class Conversation:
         # A talk only grows: what did not fit before will not fit now, unless another model with more room asks.
         first = min(before, last) if limit == self._limit else 0
         for start in range(first, last + 1):
-            ids: list[int] = list(tokenizer(self.prompt(tokenizer, start))["input_ids"])
+            ids: list[int] = list(tokenizer(self.prompt(tokenizer, start), verbose=False)["input_ids"])
             if len(ids) <= limit:
                 break
         self.left_out, self._limit = start, limit
         if start > before:
-            logger.warning("the talk outgrew the %d tokens this model reads: its first %d turns are left out", limit, start)
+            logger.warning(
+                "the talk outgrew the %d tokens this model reads: its first %d turns are left out", limit, start
+            )
         if len(ids) > limit:
             logger.warning("the last turn has %d tokens and this model reads %d: only its end is read", len(ids), limit)
         return ids[-limit:]
@@ -144,7 +147,9 @@ def _turn(message: Mapping[str, str], index: int) -> Turn:
     """A turn from a message as chat templates write it."""
     if not isinstance(message, Mapping) or not {"role", "content"} <= set(message):
         raise InputError(f'turn {index} must be {{"role": ..., "content": ...}}, got {message!r} (Conversation).')
-    role = message["role"]
-    if role == "user" or role == "assistant":
-        return Turn(role, _checked(message["content"]))
-    raise InputError(f"`role` of turn {index} must be 'user' or 'assistant', got {role!r} (Conversation).")
+    role = _ROLES.get(message["role"])
+    if role is None:
+        raise InputError(
+            f"`role` of turn {index} must be 'user' or 'assistant', got {message['role']!r} (Conversation)."
+        )
+    return Turn(role, _checked(message["content"]))

@@ -22,9 +22,9 @@ logger = logging.getLogger("seq2seq_models")
 
 ENCODER_DECODER_INPUTS = frozenset(
     "input_ids attention_mask inputs_embeds encoder_outputs decoder_input_ids decoder_attention_mask "
-    "head_mask decoder_head_mask cross_attn_head_mask".split()
+    "head_mask decoder_head_mask cross_attn_head_mask labels".split()
 )
-"""Arguments of `generate` that go to an encoder-decoder, not to the plan."""
+"""Arguments of `generate` that go to an encoder-decoder, not to the plan; `labels` come along in training loops."""
 
 CAUSAL_INPUTS = frozenset(
     "input_ids attention_mask encoder_hidden_states encoder_attention_mask head_mask cross_attn_head_mask".split()
@@ -88,6 +88,8 @@ def resolve(
         _complete(config, own)
     model_inputs = {name: value for name, value in options.items() if name in inputs}
     settings = {name: value for name, value in options.items() if name not in inputs}
+    if settings.pop("synced_gpus", None):
+        raise GenerationError("`synced_gpus` must be False or None, got True. Gather the model on each device first.")
     unknown = config.unknown(settings)
     if unknown:
         raise GenerationError(_unknown(unknown))
@@ -98,15 +100,12 @@ def resolve(
 
 
 def _complete(config: GenerationConfig, own: GenerationConfig) -> None:
-    default = GenerationConfig()
     version = str(getattr(own, "transformers_version", None) or "4.50")
     is_old = tuple(int(part) for part in version.split(".")[:2] if part.isdigit()) < (4, 50)
-    special = ("bos_token_id", "eos_token_id", "pad_token_id", "decoder_start_token_id")
-    for name, value in own.to_dict().items():
-        if name in METADATA or (is_old and name not in special):
-            continue
-        if getattr(config, name, None) == getattr(default, name, None):
-            setattr(config, name, value)
+    if is_old:
+        config.fill_from(own, ("bos_token_id", "eos_token_id", "pad_token_id", "decoder_start_token_id"))
+    else:
+        config.fill_from(own)
 
 
 def _unknown(names: Sequence[str]) -> str:

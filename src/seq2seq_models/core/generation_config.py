@@ -101,7 +101,7 @@ class GenerationConfig(OptionValues, PushToHubMixin):
         found = []
         for name in sorted(set(kwargs) - set(OPTIONS)):
             close = difflib.get_close_matches(name, [*OPTIONS, *GENERATE_ARGUMENTS], n=1)
-            found.append(f"`{name}`" + (f" (did you mean `{close[0]}`?)" if close else ""))
+            found.append(f"`{name}`" + (f" (did you mean `{close[0]}`?)" if close and close[0] != name else ""))
         return found
 
     def get_generation_mode(self, assistant_model: Any = None) -> GenerationMode:

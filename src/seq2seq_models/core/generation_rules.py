@@ -1,7 +1,7 @@
 """The rules that change scores while generating, as data: one list for all frameworks, in the order they apply.
 
-Each framework implements every rule once, in its `rules.py`; which rules a configuration asks for, and with which numbers,
-is decided here. A rule looks at the scores, at the ids so far, or at the step (the length so far).
+Each framework implements every rule once, in its `rules.py`; which rules a configuration asks for, and with which
+numbers, is decided here. A rule looks at the scores, at the ids so far, or at the step (the length so far).
 """
 
 from __future__ import annotations
@@ -187,7 +187,7 @@ def tokens_of(value: int | Sequence[int] | None) -> tuple[int, ...]:
     """One id, several or none, as a tuple."""
     if value is None:
         return ()
-    return (int(value),) if not isinstance(value, Sequence) and not hasattr(value, "__iter__") else tuple(map(int, value))
+    return tuple(map(int, value)) if hasattr(value, "__iter__") else (int(value),)
 
 
 def score_rules(

@@ -1,4 +1,4 @@
-"""What models and `generate` return: dataclasses that are also dicts and index like tuples, the same for all frameworks.
+"""What models and `generate` return: dataclasses that are also dicts and index like tuples, for all frameworks.
 
 Letters in shapes: Batch, Source, Target, D model, Heads, K per head, F ffn, Vocabulary.
 """

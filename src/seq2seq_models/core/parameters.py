@@ -28,7 +28,7 @@ class Parameter:
     Attributes:
         name: canonical name, such as "model.encoder.layers.0.fc1.weight".
         shape: in PyTorch's order; a linear weight is [out, in].
-        kind: "linear" (transposed in TensorFlow and Flax), "norm", "embedding", "table" (positions), "plain" (as it is).
+        kind: "linear" (transposed in TensorFlow and Flax), "norm", "embedding", "table" (positions), "plain".
         tied_to: canonical name of the weight whose data this one shares; it holds none of its own.
         optional: a checkpoint may lack it without being incomplete: it is computed (sinusoids) or zero (the bias).
         trainable: whether gradients reach it.

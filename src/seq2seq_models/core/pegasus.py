@@ -37,7 +37,7 @@ class PegasusTokenizer(PreTrainedTokenizer):
         eos_token: closes a text.
         unk_token: stands for what is not in the vocabulary.
         mask_token: stands for a masked word in pretraining.
-        mask_token_sent: stands for a masked sentence in pretraining; None for vocabularies without it (BigBird-Pegasus).
+        mask_token_sent: stands for a masked sentence in pretraining; None for a vocabulary without it.
         additional_special_tokens: further special tokens; filled up with `<unk_2>`, ... to `offset` - 1 tokens.
         offset: how far the ids of the pieces are moved up.
         sp_model_kwargs: accepted; sampling options must not be set.
@@ -98,8 +98,8 @@ class PegasusTokenizer(PreTrainedTokenizer):
         """Token to id, added tokens included."""
         pieces = self.unigram.model.pieces
         added = self._added_by_id
-        vocab = {pieces[index] if index < len(pieces) else "": index for index in range(self.offset) if index not in added}
-        vocab.pop("", None)
+        below = range(min(self.offset, len(pieces)))
+        vocab = {pieces[index]: index for index in below if index not in added}
         vocab.update({piece: i for i, piece in enumerate(pieces, self.offset) if i not in added})
         vocab.update({token.content: index for index, token in added.items()})
         return vocab
@@ -132,6 +132,8 @@ class PegasusTokenizer(PreTrainedTokenizer):
     def convert_tokens_to_string(self, tokens: list[str]) -> str:
         """The text that tokens stand for; special tokens stay as they are."""
         special = self._special_token_set()
+        if special.isdisjoint(tokens):
+            return self.unigram.decode(tokens).strip()
         text: list[str] = []
         run: list[str] = []
         for token in tokens:
@@ -146,7 +148,7 @@ class PegasusTokenizer(PreTrainedTokenizer):
         self, token_ids_0: list[int], token_ids_1: list[int] | None = None
     ) -> list[int]:
         """The ids of one text, or of two after another, and the closing `</s>`."""
-        return [*token_ids_0, *(token_ids_1 or ()), self._special_id("eos_token")]  # type: ignore[list-item]
+        return [*token_ids_0, *(token_ids_1 or ()), self._special_id("eos_token")]
 
     def num_special_tokens_to_add(self, pair: bool = False) -> int:
         """1: the closing `</s>`."""
@@ -247,7 +249,7 @@ def _additional_tokens(given: Any, mask_token_sent: str | None, offset: int) -> 
         return first + [f"<unk_{number}>" for number in range(2, offset)]
     if not isinstance(given, list):
         raise TypeError(f"`additional_special_tokens` must be a list, got {type(given).__name__}.")
-    tokens = given if mask_token_sent in map(str, given) else first + given
+    tokens = given if set(first) <= set(map(str, given)) else first + given
     tokens = tokens + [f"<unk_{number}>" for number in range(len(tokens), offset - 1)]
     twice = sorted({str(token) for token in tokens if list(map(str, tokens)).count(str(token)) > 1})
     if twice:
@@ -298,5 +300,5 @@ def _charsmap(path: Path, normalizer: Any) -> bytes:
         raise TokenizerError(f"{path} must have a Pegasus normalizer, got steps that Pegasus lacks: {foreign}.")
     for step in steps:
         if step["type"] == "Precompiled":
-            return base64.b64decode(step["precompiled_charsmap"])
+            return base64.b64decode(step["precompiled_charsmap"], validate=True)
     return b""

@@ -22,7 +22,7 @@ def sinusoidal_table(length: int, dim: int) -> NDArray[np.float32]:
     Returns:
         float32 [length, D], values in [-1, 1], rounded once from float64.
 
-    Source: Vaswani et al. 2017, section 3.5; the half-and-half layout is the one the hub's Pegasus weights were made with.
+    Source: Vaswani et al. 2017, section 3.5; the half-and-half layout is that of the hub's Pegasus weights.
     """
     import numpy as np
 

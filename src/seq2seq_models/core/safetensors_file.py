@@ -7,7 +7,8 @@ __metadata__), then the values without gaps. Source: github.com/huggingface/safe
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator, Sequence
+import mmap
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from math import prod
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -31,8 +32,6 @@ def read_safetensors(file: Path) -> tuple[list[Stored], dict[str, str]]:
     Raises:
         CheckpointError: the file is no sound safetensors file; the message says what is wrong with it.
     """
-    import numpy as np
-
     size = file.stat().st_size
     with file.open("rb") as stream:
         start = stream.read(64)
@@ -51,13 +50,50 @@ def read_safetensors(file: Path) -> tuple[list[Stored], dict[str, str]]:
     entries = _check_entries(file, header, size - begin)
     if not entries:
         return [], metadata
-    # An ndarray over the map, not the memmap class: slicing those runs Python code for each of a thousand tensors.
-    buffer = np.memmap(file, dtype=np.uint8, mode="c").view(np.ndarray) if size > begin else np.empty(0, np.uint8)
+    content = _Map(file)
     found = [
-        Stored(name, shape, dtype, _view(buffer, begin + first, begin + last, dtype, shape), file=str(file))
+        Stored(
+            name,
+            shape,
+            dtype,
+            content.reader(begin + first, begin + last, dtype, shape),
+            file=str(file),
+            release=content.releaser(begin + first, begin + last),
+        )
         for name, dtype, shape, first, last in entries
     ]
     return found, metadata
+
+
+class _Map:
+    """A file as memory: copy-on-write, so that writing to an array changes this process only."""
+
+    def __init__(self, file: Path) -> None:
+        import numpy as np
+
+        with file.open("rb") as stream:
+            self._map = mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_COPY)
+        self._bytes = np.frombuffer(self._map, np.uint8)
+
+    def reader(self, first: int, last: int, dtype: str, shape: tuple[int, ...]) -> Callable[[], NDArray[Any]]:
+        """Gives the values between two offsets, a view."""
+
+        def read() -> NDArray[Any]:
+            values: NDArray[Any] = self._bytes[first:last].view(NUMPY_NAMES[dtype]).reshape(shape)
+            # The format does not promise alignment; frameworks expect it.
+            return values if values.flags.aligned else values.copy()
+
+        return read
+
+    def releaser(self, first: int, last: int) -> Callable[[], None]:
+        """Takes the whole pages between two offsets out of this process's memory; the file still has them."""
+        start, end = -(-first // mmap.PAGESIZE) * mmap.PAGESIZE, last // mmap.PAGESIZE * mmap.PAGESIZE
+
+        def release() -> None:
+            if end > start and hasattr(mmap, "MADV_DONTNEED"):
+                self._map.madvise(mmap.MADV_DONTNEED, start, end - start)
+
+        return release
 
 
 def _parse_header(file: Path, content: bytes) -> dict[str, Any]:
@@ -112,15 +148,6 @@ def _check_entries(
 
 def _is_count(value: object) -> bool:
     return isinstance(value, int) and not isinstance(value, bool) and 0 <= value < 1 << 62
-
-
-def _view(buffer: NDArray[Any], first: int, last: int, dtype: str, shape: tuple[int, ...]) -> Any:
-    def read() -> NDArray[Any]:
-        values: NDArray[Any] = buffer[first:last].view(NUMPY_NAMES[dtype]).reshape(shape)
-        # The format does not promise alignment; frameworks expect it.
-        return values if values.flags.aligned else values.copy()
-
-    return read
 
 
 def write_safetensors(file: Path, tensors: Sequence[Stored], metadata: dict[str, str] | None = None) -> None:

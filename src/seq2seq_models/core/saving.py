@@ -130,7 +130,7 @@ class PushToHubMixin:
         commit_description and tags out of `options`.
         """
         from huggingface_hub import HfApi
-        from huggingface_hub.errors import HTTPError  # type: ignore[attr-defined]
+        from huggingface_hub.errors import HFValidationError, HTTPError  # type: ignore[attr-defined]
 
         names = [Path(file).relative_to(folder).as_posix() for file in files]
         old_token = options.pop("use_auth_token", None)
@@ -152,7 +152,7 @@ class PushToHubMixin:
                 create_pr=options.pop("create_pr", False),
                 revision=revision,
             )
-        except (OSError, HTTPError) as error:
+        except (OSError, HTTPError, RuntimeError, HFValidationError) as error:
             raise _push_refused(repo_id, error) from error
 
     def _operations(self, api: Any, repo_id: str, folder: Path, names: list[str], tags: list[str] | None) -> list[Any]:
@@ -194,9 +194,15 @@ def _new_card(class_name: str, repo_id: str, names: list[str], tags: list[str]) 
     return "\n".join([*head, *body, *(f"- `{name}`" for name in names), "", *load, ""])
 
 
-def _push_refused(repo_id: str, error: Exception) -> CheckpointNotFoundError:
-    from huggingface_hub.errors import LocalTokenNotFoundError, RepositoryNotFoundError
+def _push_refused(repo_id: str, error: BaseException) -> CheckpointNotFoundError:
+    from huggingface_hub.errors import HFValidationError, LocalTokenNotFoundError, RepositoryNotFoundError
 
+    if isinstance(error, HFValidationError):
+        return CheckpointNotFoundError(
+            f'`repo_id` must be "owner/name" in letters, digits, "-", "_" and ".", got {repo_id!r}. Give such a name.'
+        )
+    if isinstance(error, RuntimeError) and error.__cause__ is not None:  # the client's wrapper around a failed file
+        error = error.__cause__
     status = status_of(error)
     login = "Pass token=… of an account that may write there, or run `hf auth login`."
     if isinstance(error, LocalTokenNotFoundError) or status == 401:

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, ClassVar, overload
+from typing import Any, ClassVar, TypeAlias, overload
 
 from tokenizers import AddedToken
 
 from ..errors import TokenizerError
 
-Token = str | AddedToken
+Token: TypeAlias = str | AddedToken
 
 
 class _SpecialToken:
@@ -52,6 +52,18 @@ class _SpecialTokenId:
         instance._set_special_token(self.name, None if value is None else instance._token_of(int(value)))
 
 
+class _Tokens(dict[int, str]):
+    """Id to token, filled on demand."""
+
+    def __init__(self, owner: SpecialTokens) -> None:
+        super().__init__()
+        self.owner = owner
+
+    def __missing__(self, index: int) -> str:
+        token = self[index] = self.owner._token_of(index)
+        return token
+
+
 class SpecialTokens:
     """The bookkeeping of special and added tokens that every tokenizer has.
 
@@ -85,7 +97,7 @@ class SpecialTokens:
 
     def _start_special_tokens(self, special: Mapping[str, Any], added: Mapping[int, AddedToken]) -> None:
         """Takes over the special tokens of the constructor's keywords and the added tokens of a saved tokenizer."""
-        self._special_tokens = {name: None for name in self.SPECIAL_TOKENS_ATTRIBUTES[:-1]}
+        self._special_tokens = dict.fromkeys(self.SPECIAL_TOKENS_ATTRIBUTES[:-1])
         self._additional, self._extra = [], {}
         self._added_by_id: dict[int, AddedToken] = dict(added)
         self._added_ids: dict[str, int] = {token.content: index for index, token in self._added_by_id.items()}
@@ -103,7 +115,9 @@ class SpecialTokens:
             if not isinstance(value, Token):
                 raise TypeError(f"`extra_special_tokens` must hold strings or AddedTokens, got {name}={value!r}.")
             self._extra[name] = value
-        self._add_tokens([token for token in self.all_special_tokens_extended if str(token) not in self._added_ids], True)
+        # One that is given as an AddedToken says how it is to be found, and so replaces the one of the same text.
+        tokens = self.all_special_tokens_extended
+        self._add_tokens([t for t in tokens if isinstance(t, AddedToken) or t not in self._added_ids], True)
 
     # What a tokenizer of a family knows and this room does not.
 
@@ -126,7 +140,9 @@ class SpecialTokens:
         """Drops what was worked out from the tokens."""
         self._special_set: frozenset[str] | None = None
         self._special_ids: frozenset[int] | None = None
-        self._pattern: re.Pattern[str] | None | bool = None
+        self._alone: frozenset[str] | None = None
+        self._tokens = _Tokens(self)
+        self._pattern: re.Pattern[str] | bool | None = None
 
     def _set_special_token(self, name: str, value: Token | None) -> None:
         if value is not None and not isinstance(value, Token):

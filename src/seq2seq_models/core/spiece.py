@@ -6,6 +6,7 @@ not need are skipped on reading; the file as it was read is kept, so that saving
 
 from __future__ import annotations
 
+import os
 import struct
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -202,7 +203,7 @@ def check_model(model: SentencePieceModel) -> str | None:
     return None
 
 
-def read_spiece_model(path: str | Path) -> SentencePieceModel:
+def read_spiece_model(path: str | os.PathLike[str]) -> SentencePieceModel:
     """The vocabulary and rules in a `spiece.model`.
 
     Raises:

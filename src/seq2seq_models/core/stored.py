@@ -25,6 +25,10 @@ DTYPE_NAMES = {"F64": "float64", "F32": "float32", "F16": "float16", "BF16": "bf
 """The names that configs and frameworks use for the floating-point dtypes."""
 
 
+def _nothing() -> None:
+    """The memory is someone else's, or goes away with the array."""
+
+
 @dataclass(frozen=True)
 class Stored:
     """One tensor, not read yet.
@@ -35,6 +39,7 @@ class Stored:
         dtype: "F32", "F16", "BF16", "I64", ... (as in safetensors).
         read: gives the values, of this shape; bfloat16 as its uint16 bits. Writing to them does not change the file.
         file: where it comes from, for messages; "" if from memory.
+        release: gives back the memory that reading took, once the values have been copied elsewhere.
     """
 
     name: str
@@ -42,6 +47,7 @@ class Stored:
     dtype: str
     read: Callable[[], NDArray[Any]]
     file: str = ""
+    release: Callable[[], None] = _nothing
 
     @property
     def nbytes(self) -> int:
@@ -112,8 +118,10 @@ def check_not_mislabelled(file: Path, start: bytes, wanted: str) -> None:
             f"{file} must be {wanted}, got a git-lfs pointer: the large file itself was never fetched. "
             "Run `git lfs pull` in the clone, or load by the repository's name."
         )
-    if start[8:10] in (b'{"', b"{}") and wanted != "a safetensors file":
-        raise CheckpointError(f"{file} must be {wanted}, got a safetensors file. Rename it to end in .safetensors.")
+    if start[8:10] in (b'{"', b"{}"):  # comes first: the 8 bytes before may look like anything
+        if wanted != "a safetensors file":
+            raise CheckpointError(f"{file} must be {wanted}, got a safetensors file. Rename it to end in .safetensors.")
+        return
     for signature, kind, suffix in _SIGNATURES:
         if start.startswith(signature) and not (suffix == file.suffix or (suffix == ".bin" and file.suffix == ".pt")):
             advice = f"Rename it to end in {suffix}" if suffix in (".bin", ".h5") else "Download it again"

@@ -147,10 +147,12 @@ class PreTrainedTokenizer(TokenizerCalls, ChatTemplates, TokenizerFiles):
     @overload
     def convert_tokens_to_ids(self, tokens: str) -> int: ...
     @overload
-    def convert_tokens_to_ids(self, tokens: Sequence[str]) -> list[int]: ...
+    def convert_tokens_to_ids(self, tokens: list[str] | tuple[str, ...]) -> list[int]: ...
     @overload
     def convert_tokens_to_ids(self, tokens: None) -> None: ...
-    def convert_tokens_to_ids(self, tokens: str | Sequence[str] | None) -> int | list[int] | None:
+    def convert_tokens_to_ids(
+        self, tokens: str | list[str] | tuple[str, ...] | None
+    ) -> int | list[int] | None:
         """The id of a token, or the ids of several; an unknown one has the id of the unknown token."""
         if tokens is None:
             return None
@@ -171,8 +173,11 @@ class PreTrainedTokenizer(TokenizerCalls, ChatTemplates, TokenizerFiles):
         """
         if isinstance(ids, int):
             return self._token_of(ids)
-        skipped: frozenset[int] = self._special_id_set() if skip_special_tokens else frozenset()
-        return [self._token_of(index) for index in map(int, as_list(ids)) if index not in skipped]
+        wanted = map(int, as_list(ids))
+        if skip_special_tokens:
+            skipped = self._special_id_set()
+            wanted = (index for index in wanted if index not in skipped)  # type: ignore[assignment]
+        return list(map(self._tokens.__getitem__, wanted))
 
     # Decoding
 
@@ -204,14 +209,17 @@ class PreTrainedTokenizer(TokenizerCalls, ChatTemplates, TokenizerFiles):
             pad = self.pad_token_id
             ids = [index if index >= 0 else pad for index in ids if index >= 0 or pad is not None]
         text = self._join(self.convert_ids_to_tokens(ids, skip_special_tokens), skip_special_tokens, spaced)
-        clean = self.clean_up_tokenization_spaces if clean_up_tokenization_spaces is None else clean_up_tokenization_spaces
-        return self.clean_up_tokenization(text) if clean else text
+        if clean_up_tokenization_spaces is None:
+            clean_up_tokenization_spaces = self.clean_up_tokenization_spaces
+        return self.clean_up_tokenization(text) if clean_up_tokenization_spaces else text
 
     def _join(self, tokens: list[str], skip_special: bool, spaced: bool) -> str:
         """The text of tokens: added tokens without a role stand by themselves, the rest is the family's business."""
         special = self._special_token_set()
-        alone = self._standing_alone()
-        if skip_special:
+        if self._alone is None:
+            self._alone = self._standing_alone()
+        alone = self._alone
+        if skip_special and not special.isdisjoint(tokens):
             tokens = [token for token in tokens if token not in special]
         if alone.isdisjoint(tokens):
             return self.convert_tokens_to_string(tokens) if tokens else ""

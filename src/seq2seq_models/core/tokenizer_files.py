@@ -12,7 +12,7 @@ from typing import Any, ClassVar, Self
 
 from tokenizers import AddedToken
 
-from ..errors import CheckpointError, ConfigError, TokenizerError
+from ..errors import TokenizerError
 from .call_options import NO_MAX_LENGTH
 from .hub import PushToHubMixin, Repository, write_folder_atomically
 
@@ -73,7 +73,7 @@ class TokenizerFiles(PushToHubMixin):
         settings = _read_settings(cls, repository, options)
         tokenizer = cls(**settings)
         if "model_max_length" not in options and getattr(tokenizer, "model_max_length", 0) >= NO_MAX_LENGTH:
-            positions = _read_json(repository, "config.json").get("max_position_embeddings")
+            positions = read_repository_json(repository, "config.json").get("max_position_embeddings")
             if isinstance(positions, int):
                 # Differs from transformers 4.57.6: the model's positions, so that truncation=True truncates.
                 tokenizer.model_max_length = positions  # type: ignore[attr-defined]
@@ -151,7 +151,7 @@ class TokenizerFiles(PushToHubMixin):
             config.pop("chat_template", None)
         for key in self.vocab_files_names:
             config.pop(key, None)
-        config = _plain(config, typed=True)
+        config = {key: _plain(value, typed=True) for key, value in config.items()}
         added = self.added_tokens_decoder  # type: ignore[attr-defined]
         config["added_tokens_decoder"] = {
             str(index): {**_fields(token), "special": token.special} for index, token in added.items()
@@ -176,7 +176,7 @@ class TokenizerFiles(PushToHubMixin):
 
 def _read_settings(cls: type[TokenizerFiles], repository: Repository, options: dict[str, Any]) -> dict[str, Any]:
     """The arguments of the constructor: from the files, and over them `options`."""
-    settings = _read_json(repository, TOKENIZER_CONFIG)
+    settings = read_repository_json(repository, TOKENIZER_CONFIG)
     for name in ("tokenizer_class", "auto_map", "init_inputs", "processor_class", "tokenizer_file"):
         settings.pop(name, None)
     template = repository.find(CHAT_TEMPLATE)
@@ -186,11 +186,10 @@ def _read_settings(cls: type[TokenizerFiles], repository: Repository, options: d
     settings.update(options)
     settings = {**vocabulary, **{key: value for key, value in settings.items() if key not in cls.vocab_files_names}}
     added = _tokens(settings.get("added_tokens_decoder") or {}, repository)
-    if not added:
-        _read_older_files(cls, repository, settings, options, added)
+    known = added if added else _read_older_files(cls, repository, settings, options, added)
     settings["added_tokens_decoder"] = added
     settings = {key: _as_token(value) for key, value in settings.items()}
-    by_text = {token.content: token for token in added.values()}
+    by_text = {token.content: token for token in known.values()}
     roles: list[str] = cls.SPECIAL_TOKENS_ATTRIBUTES[:-1]  # type: ignore[attr-defined]
     for name in roles:
         if settings.get(name) is not None:
@@ -205,9 +204,9 @@ def _read_older_files(
     settings: dict[str, Any],
     options: Mapping[str, Any],
     added: dict[int, AddedToken],
-) -> None:
-    """Special and added tokens of a tokenizer saved before tokenizer_config.json held them all."""
-    for name, value in _read_json(repository, SPECIAL_TOKENS_MAP).items():
+) -> dict[int, AddedToken]:
+    """Reads the files that held special and added tokens before tokenizer_config.json did; those of tokenizer.json."""
+    for name, value in read_repository_json(repository, SPECIAL_TOKENS_MAP).items():
         if options.get(name):
             continue
         if name == "additional_special_tokens" and isinstance(value, list):
@@ -220,12 +219,15 @@ def _read_older_files(
     for name in roles:
         value = settings.get(name)
         special.update(map(str, value if isinstance(value, list) else [value]))
-    for token, index in _read_json(repository, ADDED_TOKENS).items():
+    for token, index in read_repository_json(repository, ADDED_TOKENS).items():
         if not isinstance(index, int):
             raise TokenizerError(f"{ADDED_TOKENS} of {repository} must map tokens to ids, got {token!r}: {index!r}.")
         added[index] = AddedToken(token, normalized=token not in special, special=token in special)
-    for entry in _read_json(repository, TOKENIZER_JSON).get("added_tokens") or []:
-        added.update(_tokens({entry["id"]: {key: value for key, value in entry.items() if key != "id"}}, repository))
+    entries = read_repository_json(repository, TOKENIZER_JSON).get("added_tokens") or []
+    fields = {entry["id"]: {key: value for key, value in entry.items() if key != "id"} for entry in entries}
+    detailed = _tokens(fields, repository)
+    added.update(detailed)
+    return detailed
 
 
 def _tokens(table: Any, repository: Repository) -> dict[int, AddedToken]:
@@ -296,56 +298,7 @@ def read_json_file(path: Path) -> dict[str, Any]:
     return value
 
 
-def _read_json(repository: Repository, filename: str) -> dict[str, Any]:
+def read_repository_json(repository: Repository, filename: str) -> dict[str, Any]:
     """The object in a file of the repository; empty if there is no such file."""
     path = repository.find(filename)
     return {} if path is None else read_json_file(path)
-
-
-def tokenizer_class_for(repository: str | os.PathLike[str] | Repository, use_fast: bool = True) -> type[Any]:
-    """The tokenizer class that fits a repository or folder.
-
-    By `tokenizer_class` of tokenizer_config.json, else `tokenizer_class` or `model_type` of config.json, else by the
-    vocabulary files themselves.
-
-    Args:
-        repository: where the files are.
-        use_fast: prefer the class whose name ends in "Fast"; both give the same ids.
-    Raises:
-        TokenizerError: it is another family's tokenizer, or none that can be told.
-    """
-    from .blenderbot_small import BlenderbotSmallTokenizer, BlenderbotSmallTokenizerFast
-    from .pegasus import PegasusTokenizer, PegasusTokenizerFast
-
-    repository = Repository.from_options(repository, {})
-    families: dict[str, tuple[type[Any], type[Any]]] = {
-        "PegasusTokenizer": (PegasusTokenizer, PegasusTokenizerFast),
-        "BlenderbotSmallTokenizer": (BlenderbotSmallTokenizer, BlenderbotSmallTokenizerFast),
-    }
-    types = {"pegasus": "PegasusTokenizer", "blenderbot-small": "BlenderbotSmallTokenizer"}
-    named = _read_json(repository, TOKENIZER_CONFIG).get("tokenizer_class")
-    kind = None
-    if named is None:
-        try:
-            config = _read_json(repository, "config.json")
-        except (CheckpointError, ConfigError):
-            config = {}
-        named, kind = config.get("tokenizer_class"), config.get("model_type")
-    name = str(named).removesuffix("Fast") if named is not None else types.get(str(kind)) or _by_vocabulary(repository)
-    if name not in families:
-        raise TokenizerError(
-            f"{repository} must hold a tokenizer of {' or '.join(families)}, got "
-            f"{'tokenizer_class ' + repr(named) if named is not None else 'model_type ' + repr(kind)}. "
-            "Pass a repository of one of these families, or call the class you want directly."
-        )
-    return families[name][use_fast]
-
-
-def _by_vocabulary(repository: Repository) -> str | None:
-    vocab = repository.find("vocab.json")
-    if vocab is not None and "__null__" in read_json_file(vocab):
-        return "BlenderbotSmallTokenizer"
-    if repository.find("spiece.model") is not None:
-        return "PegasusTokenizer"
-    model = _read_json(repository, TOKENIZER_JSON).get("model") or {}
-    return {"Unigram": "PegasusTokenizer", "BPE": "BlenderbotSmallTokenizer"}.get(model.get("type", ""))

@@ -1,4 +1,4 @@
-"""Unigram segmentation as SentencePiece does it, to the last bit: text to piece ids, with the place of each in the text.
+"""Unigram segmentation as SentencePiece does it, to the last bit: text to piece ids, and the place of each in the text.
 
 SentencePiece adds log probabilities in float32 along the whole text, so that the rounding of what stands before can
 decide between two segmentations of a word that are nearly equally probable ("---" is a common case). Here each word is
@@ -21,6 +21,7 @@ SPACE = "\u2581"
 """How SentencePiece writes a space."""
 
 _UNKNOWN_PENALTY = 10.0
+_NEVER = float("-inf")
 _WORDS_KEPT = 200_000
 _SURE = 2.0**-9
 """A word is "sure" if the gap, over its length, is above this: half a unit in the last place of a sum below 2**14."""
@@ -88,8 +89,13 @@ class Unigram:
         self.candidates = self._candidates(max(normal, default=0.0))
         """What can stand in a segmentation: piece to (score, id)."""
         self.scores = {index: score for score, index in self.candidates.values()}
-        self.longest = max(map(len, self.candidates), default=0)
-        self.prefixes = {piece[:size] for piece in self.candidates for size in range(1, len(piece))}
+        prefixes = {piece[:size] for piece in self.candidates for size in range(1, len(piece))}
+        self.nodes = {
+            text: (*self.candidates.get(text, (0.0, -1)), text in prefixes) for text in prefixes | self.candidates.keys()
+        }
+        """What pieces begin with: to (score, id or -1, whether a longer piece begins with it)."""
+        special = (PieceType.CONTROL, PieceType.UNKNOWN, PieceType.BYTE)
+        self.odd = {p for p, kind in zip(model.pieces, model.types, strict=True) if kind in special}
         symbols = [p for p, kind in zip(model.pieces, model.types, strict=True) if kind == PieceType.USER_DEFINED]
         self.symbols = tuple(sorted(symbols, key=len, reverse=True))
         self.by_words = self._can_go_by_words()
@@ -157,33 +163,53 @@ class Unigram:
 
     def best(self, text: str) -> tuple[list[tuple[int, int]], float]:
         """The most probable segmentation as (end, id), and by how much it is more probable than the next one."""
+        # One loop without calls: this is what a text of new words waits for.
         size = len(text)
-        first = [float("-inf")] * (size + 1)
+        first = [_NEVER] * (size + 1)
         second = first.copy()
         back = [(0, 0)] * (size + 1)
         first[0] = 0.0
+        look_up = self.nodes.get
         for start in range(size):
             here, next_best = first[start], second[start]
-            for end, score, index in self._starting(text, start):
-                value = here + score
+            single = False
+            for end in range(start + 1, size + 1):
+                node = look_up(text[start:end])
+                if node is None:
+                    break
+                score, index, goes_on = node
+                if index >= 0:
+                    single = single or end == start + 1
+                    value = here + score
+                    if value > first[end]:
+                        other = next_best + score
+                        second[end] = first[end] if first[end] > other else other
+                        first[end], back[end] = value, (start, index)
+                    elif value > second[end]:
+                        second[end] = value
+                if not goes_on:
+                    break
+            if not single:
+                value, end = here + self.unk_score, start + 1
                 if value > first[end]:
-                    second[end] = max(first[end], next_best + score)
-                    first[end], back[end] = value, (start, index)
+                    second[end] = max(first[end], next_best + self.unk_score)
+                    first[end], back[end] = value, (start, self.unk_id)
                 elif value > second[end]:
                     second[end] = value
         return _trace(back), first[size] - second[size]
 
     def _starting(self, text: str, start: int) -> Iterable[tuple[int, float, int]]:
         """End, score and id of each piece that can begin at a place."""
-        candidates, prefixes = self.candidates, self.prefixes
         single = False
-        for end in range(start + 1, min(len(text), start + self.longest) + 1):
-            piece = text[start:end]
-            found = candidates.get(piece)
-            if found is not None:
+        for end in range(start + 1, len(text) + 1):
+            node = self.nodes.get(text[start:end])
+            if node is None:
+                break
+            score, index, goes_on = node
+            if index >= 0:
                 single = single or end == start + 1
-                yield end, *found
-            if piece not in prefixes:
+                yield end, score, index
+            if not goes_on:
                 break
         if not single:
             yield start + 1, self.unk_score, self.unk_id
@@ -244,13 +270,18 @@ class Unigram:
         found = []
         for piece, index, start, end in self._pieces(clean, self._path(clean)[0]):
             inside = origins[start:end]
-            if piece[0] == SPACE and len(inside) > 1:
+            if piece == SPACE and end < len(origins):
+                inside = origins[end : end + 1]  # as transformers has it: the space shares the word's first character
+            elif piece[0] == SPACE and len(inside) > 1:
                 inside = inside[1:]  # the word without the space before it
             found.append(PieceSpan(piece, index, inside[0][0], inside[-1][1]))
         return found
 
     def decode(self, pieces: list[str]) -> str:
         """The text of pieces: spaces for U+2581, none at the start, bytes put together, control pieces left out."""
+        if self.by_words and self.denormalizer is None and self.odd.isdisjoint(pieces):
+            if all(map(self.ids.__contains__, pieces)):
+                return "".join(pieces).lstrip(SPACE).replace(SPACE, " ")
         model = self.model
         drops_space = model.add_dummy_prefix or model.remove_extra_whitespaces
         out: list[str] = []

@@ -29,15 +29,9 @@ def document_rows(tokenizer: Any, documents: Sequence[str], limit: int) -> list[
         documents: the texts.
         limit: tokens that the model reads at once, see `window`.
     """
-    rows: list[list[int]] = [list(row) for row in tokenizer(list(documents))["input_ids"]]
-    too_long = [index for index, row in enumerate(rows) if len(row) > limit]
-    for index in too_long:
-        logger.warning(
-            "text %d of %d has %d tokens and this model reads %d: only its beginning is read",
-            index + 1,
-            len(rows),
-            len(rows[index]),
-            limit,
-        )
-        rows[index] = list(tokenizer(documents[index], truncation=True, max_length=limit)["input_ids"])
+    rows: list[list[int]] = [list(row) for row in tokenizer(list(documents), verbose=False)["input_ids"]]
+    for index, row in enumerate(rows):
+        if len(row) > limit:
+            logger.warning("a text has %d tokens and this model reads %d: only its beginning is read", len(row), limit)
+            rows[index] = list(tokenizer(documents[index], truncation=True, max_length=limit)["input_ids"])
     return rows

@@ -97,14 +97,18 @@ class Attention(nn.Module):
         else:
             attended, weights = self._fused(query, key, value, mask, is_causal), None
         if beams > 1:
-            attended = attended.unflatten(2, (beams, length)).transpose(1, 2).flatten(0, 1)
-            if weights is not None:
-                weights = weights.unflatten(2, (beams, length)).transpose(1, 2).flatten(0, 1)
+            attended = self._per_beam(attended, beams)
+            weights = None if weights is None else self._per_beam(weights, beams)
         attended = attended.transpose(1, 2).reshape(rows, length, dim)
         return self.out_proj(attended), weights if need_weights else None
 
     def _split(self, projected: Tensor) -> Tensor:
-        return projected.unflatten(-1, (self.num_heads, self.head_dim)).transpose(1, 2)  # [B, H, T, K]
+        return projected.view(*projected.shape[:2], self.num_heads, self.head_dim).transpose(1, 2)  # [B, H, T, K]
+
+    def _per_beam(self, folded: Tensor, beams: int) -> Tensor:
+        """[B, H, beams * T, x] -> [B * beams, H, T, x]."""
+        rows, heads, queries, width = folded.shape
+        return folded.reshape(rows, heads, beams, queries // beams, width).transpose(1, 2).flatten(0, 1)
 
     def _keys_and_values(
         self, hidden: Tensor, memory: Tensor | None, cache: Cache | None, is_cross: bool
@@ -117,9 +121,7 @@ class Attention(nn.Module):
             stored = cache.cross(self.layer)
             if stored is None:
                 assert memory is not None
-                stored = cache.set_cross(
-                    self._split(self.k_proj(memory)), self._split(self.v_proj(memory)), self.layer
-                )
+                stored = cache.set_cross(self._split(self.k_proj(memory)), self._split(self.v_proj(memory)), self.layer)
             return stored
         return cache.update(self._split(self.k_proj(hidden)), self._split(self.v_proj(hidden)), self.layer)
 
@@ -147,9 +149,9 @@ class Attention(nn.Module):
 
 def _flash_attention(query: Tensor, key: Tensor, value: Tensor, dropout: float, is_causal: bool) -> Tensor:
     """The flash-attn package's kernel on [B, H, T, K]; it wants [B, T, H, K] in half precision on a GPU."""
-    from flash_attn import flash_attn_func  # type: ignore[import-not-found]
+    from flash_attn import flash_attn_func
 
-    out = flash_attn_func(
+    out: Tensor = flash_attn_func(
         query.transpose(1, 2), key.transpose(1, 2), value.transpose(1, 2), dropout_p=dropout, causal=is_causal
     )
     return out.transpose(1, 2)

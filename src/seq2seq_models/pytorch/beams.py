@@ -38,22 +38,22 @@ class BeamSearch:
         self.prompt_length = self.length
         self.is_over = False
         shape = (self.batch, self.beams)
-        new = {"device": ids.device}
+        device, long, boolean = ids.device, torch.int64, torch.bool
         fill = plan.pad or plan.end[0] if plan.end else -1
-        self.running = torch.full((*shape, plan.max_length), fill, dtype=torch.int64, **new)
+        self.running = torch.full((*shape, plan.max_length), fill, dtype=long, device=device)
         self.running[:, :, : self.length] = ids.view(*shape, -1)
         self.finished = self.running.clone()
         # All beams of an input start equal: only the first counts, or the same continuation would win n times.
-        self.running_scores = torch.zeros(shape, **new)
+        self.running_scores = torch.zeros(shape, device=device)
         self.running_scores[:, 1:] = RULED_OUT
-        self.finished_scores = torch.full(shape, RULED_OUT, **new)
-        self.is_finished = torch.zeros(shape, dtype=torch.bool, **new)
-        self.can_improve = torch.ones((self.batch, 1), dtype=torch.bool, **new)
+        self.finished_scores = torch.full(shape, RULED_OUT, device=device)
+        self.is_finished = torch.zeros(shape, dtype=boolean, device=device)
+        self.can_improve = torch.ones((self.batch, 1), dtype=boolean, device=device)
         # Which row of the step's scores each token came from, for `beam_indices`.
-        self.running_rows = torch.full((*shape, plan.max_length - self.length), -1, dtype=torch.int64, **new)
+        self.running_rows = torch.full((*shape, plan.max_length - self.length), -1, dtype=long, device=device)
         self.finished_rows = self.running_rows.clone()
-        self.first_row = torch.arange(self.batch, **new)[:, None] * self.beams
-        self.is_top = torch.arange(self.kept, **new) < self.beams
+        self.first_row = torch.arange(self.batch, device=device)[:, None] * self.beams
+        self.is_top = torch.arange(self.kept, device=device) < self.beams
 
     def ids(self) -> Tensor:
         """The running beams' tokens so far, int64 [B * n, length]."""
@@ -134,7 +134,7 @@ class BeamSearch:
         config = self.plan.config
         reaches_far = config.early_stopping == "never" and config.length_penalty > 0.0
         length = (self.plan.max_length if reaches_far else self.length) - self.prompt_length
-        best_running = self.running_scores[:, :1] / length**config.length_penalty
+        best_running = self.running_scores[:, :1] / float(length**config.length_penalty)
         worst = torch.where(self.is_finished, self.finished_scores.amin(1, keepdim=True), RULED_OUT)
         return (best_running > worst).any(1, keepdim=True)
 

@@ -231,7 +231,7 @@ class EncoderDecoderCache(Cache):
         return self.self_attention_cache.get_max_cache_shape()
 
     def reorder_cache(self, beam_idx: Tensor) -> None:
-        """Reorder the decoder's own rows; the encoder's belong to the input and stay, unless they were made per beam."""
+        """Reorder the decoder's rows; the encoder's belong to the input and stay, unless they were made per beam."""
         self.self_attention_cache.reorder_cache(beam_idx)
         cross = self.cross(0)
         own = self.layers[0].keys if self.layers else None

@@ -8,7 +8,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
 from torch import Tensor
@@ -103,7 +103,8 @@ class DecoderSteps:
         )
         self.done = ids.shape[1]
         self._record(outputs)
-        return self.model._logits(outputs.last_hidden_state[:, -1]).float()
+        logits: Tensor = self.model._logits(outputs.last_hidden_state[:, -1])
+        return logits.float()
 
     def reorder(self, rows: Tensor) -> None:
         """Row i goes on from what row rows[i] was."""
@@ -273,9 +274,9 @@ class GenerationMixin:
                 output_hidden_states=bool(config.output_hidden_states),
                 return_dict=True,
             )
-        elif not isinstance(outputs, BaseModelOutput):
-            outputs = BaseModelOutput(*outputs[:3]) if isinstance(outputs, tuple | list) else BaseModelOutput(outputs[0])
-        states = outputs.last_hidden_state
+        elif isinstance(outputs, tuple | list):
+            outputs = BaseModelOutput(*outputs[:3])
+        states: Tensor = cast(Any, outputs).last_hidden_state
         source = Source(states, padding_mask(mask, states.dtype), outputs)
         prompt, decoder_mask = _decoder_prompt(config, given, states)
         return source, prompt, decoder_mask

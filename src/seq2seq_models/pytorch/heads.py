@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from typing import Any, ClassVar
+from typing import Any, ClassVar, cast
 
 import torch
 import torch.nn.functional as F
@@ -117,8 +117,9 @@ class Seq2SeqModel(PreTrainedModel):
             InputError: if an input is missing, given twice, of the wrong shape, or longer than the position table.
         """
         return_dict = self.config.use_return_dict if return_dict is None else return_dict
+        encoded: Any = encoder_outputs
         if encoder_outputs is None:
-            encoder_outputs = self.encoder(
+            encoded = self.encoder(
                 input_ids=input_ids,
                 attention_mask=attention_mask,
                 head_mask=head_mask,
@@ -128,13 +129,13 @@ class Seq2SeqModel(PreTrainedModel):
                 return_dict=True,
             )
         elif not isinstance(encoder_outputs, BaseModelOutput):
-            encoder_outputs = BaseModelOutput(*encoder_outputs[:3])
+            encoded = BaseModelOutput(*cast(tuple[Any, ...], encoder_outputs)[:3])
         if decoder_input_ids is None and decoder_inputs_embeds is None:
             decoder_inputs_embeds = inputs_embeds
         decoded = self.decoder(
             input_ids=decoder_input_ids,
             attention_mask=decoder_attention_mask,
-            encoder_hidden_states=encoder_outputs[0],
+            encoder_hidden_states=encoded[0],
             encoder_attention_mask=attention_mask,
             head_mask=decoder_head_mask,
             cross_attn_head_mask=cross_attn_head_mask,
@@ -152,9 +153,9 @@ class Seq2SeqModel(PreTrainedModel):
             decoder_hidden_states=decoded.hidden_states,
             decoder_attentions=decoded.attentions,
             cross_attentions=decoded.cross_attentions,
-            encoder_last_hidden_state=encoder_outputs.last_hidden_state,
-            encoder_hidden_states=encoder_outputs.hidden_states,
-            encoder_attentions=encoder_outputs.attentions,
+            encoder_last_hidden_state=encoded.last_hidden_state,
+            encoder_hidden_states=encoded.hidden_states,
+            encoder_attentions=encoded.attentions,
         )
         return output if return_dict else output.to_tuple()
 

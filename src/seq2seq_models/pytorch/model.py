@@ -104,14 +104,6 @@ class PreTrainedModel(PretrainedModelMixin, nn.Module):
     def _weights(self) -> Iterator[Stored]:
         return weights.extract(self)
 
-    @classmethod
-    def _stored(cls, state_dict: Mapping[str, Tensor]) -> list[Stored]:
-        return weights.from_state_dict(state_dict)
-
-    @classmethod
-    def _stored(cls, state_dict: Mapping[str, Any]) -> list[Stored]:
-        return weights.from_state_dict(state_dict)
-
     def post_init(self) -> None:
         """Initialise what was just built, once, by the outermost model."""
         if not _builds_inner_model.get():
@@ -185,9 +177,7 @@ class PreTrainedModel(PretrainedModelMixin, nn.Module):
         if exclude_embeddings:
             excluded = {id(m.weight) for m in self.modules() if isinstance(m, nn.Embedding)}
         return sum(
-            p.numel()
-            for p in self.parameters()
-            if id(p) not in excluded and (p.requires_grad or not only_trainable)
+            p.numel() for p in self.parameters() if id(p) not in excluded and (p.requires_grad or not only_trainable)
         )
 
     def get_memory_footprint(self, return_buffers: bool = True) -> int:
@@ -324,7 +314,7 @@ class PreTrainedModel(PretrainedModelMixin, nn.Module):
     def prune_heads(self, heads_to_prune: dict[int, list[int]]) -> None:
         """Not offered for these families, as upstream: a pruned model no longer fits its checkpoint format."""
         raise NotImplementedError(
-            f"prune_heads is not possible for {type(self).__name__}: the checkpoint format has square projections only. "
+            f"prune_heads is not possible for {type(self).__name__}: checkpoints hold square projections only. "
             "Mask heads with `head_mask`, `decoder_head_mask` and `cross_attn_head_mask` instead."
         )
 

@@ -154,7 +154,7 @@ class Encoder(Stack):
         hidden = self._embed(input_ids, inputs_embeds)
         mask = padding_mask(attention_mask, hidden.dtype)
         states: tuple[Tensor, ...] = ()
-        attentions: tuple[Tensor | None, ...] = ()
+        attentions: tuple[Any, ...] = ()
         for index, layer in enumerate(self.layers):
             states += (hidden,)
             weights = None

@@ -51,8 +51,12 @@ def assign(
     model._init_missing([_local(parameter.name, head) for parameter in absent if parameter.name != FINAL_LOGITS_BIAS])
     for parameter in every:
         if parameter.name in weights:
-            tensor = tensor_of(weights[parameter.name])
-            _set(model, parameter, tensor.to(device=place, dtype=wanted), head)
+            stored = weights[parameter.name]
+            read = tensor_of(stored)
+            tensor = read.to(device=place, dtype=wanted)
+            _set(model, parameter, tensor, head)
+            if tensor is not read:  # a copy: two of each weight would be in memory otherwise
+                stored.release()
     for parameter in every:
         if parameter.tied_to is not None:
             owner, leaf = _owner(model, _local(parameter.name, head))

@@ -1,0 +1,177 @@
+"""What importing costs and loads: each case in a process of its own, judged by sys.modules."""
+
+from __future__ import annotations
+
+import ast
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import seq2seq_models
+
+PACKAGE = Path(seq2seq_models.__file__).parent
+FRAMEWORKS = {"torch", "tensorflow", "keras", "tf_keras", "jax", "jaxlib", "flax", "transformers"}
+CLIENTS = {"tokenizers", "huggingface_hub", "safetensors", "regex", "requests", "httpx", "sentencepiece"}
+
+PROBE = """
+import json, os, sys, threading
+environment, threads = dict(os.environ), threading.active_count()
+before = set(sys.modules)
+exec(sys.argv[1])
+loaded = {name.partition(".")[0] for name in set(sys.modules) - before}
+changed = sorted(k for k in {*environment, *os.environ} if environment.get(k) != os.environ.get(k))
+print(json.dumps({"loaded": sorted(loaded), "changed": changed, "threads": threading.active_count() - threads}))
+"""
+
+BLOCK = """
+import importlib.abc, sys
+class Blocker(importlib.abc.MetaPathFinder):
+    def find_spec(self, name, path, target=None):
+        if name.partition(".")[0] == {blocked!r}:
+            raise ModuleNotFoundError(f"No module named {{name!r}}", name=name)
+sys.meta_path.insert(0, Blocker())
+"""
+
+
+def python(code: str, *arguments: str) -> str:
+    """What the code prints in a fresh process."""
+    environment = {**os.environ, "PYTHONPATH": str(PACKAGE.parent)}
+    done = subprocess.run(
+        [sys.executable, "-c", code, *arguments], env=environment, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def probe(statement: str, first: str = "") -> dict[str, object]:
+    """What a statement loads, changes and starts; `first` runs before anything is noted."""
+    found: dict[str, object] = json.loads(python(f"{first}\n{PROBE}", statement))
+    return found
+
+
+def tables() -> tuple[dict[str, str], dict[str, str]]:
+    """Name -> room as a type checker reads it, and as __getattr__ does."""
+    tree = ast.parse((PACKAGE / "__init__.py").read_text(encoding="utf-8"))
+    typed: dict[str, str] = {}
+    for node in tree.body:
+        if isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING":
+            for statement in node.body:
+                assert isinstance(statement, ast.ImportFrom) and statement.module and statement.level == 1
+                for alias in statement.names:
+                    assert alias.name == alias.asname, f"{alias.name} is not re-exported"
+                    typed[alias.name] = statement.module
+    rooms = next(
+        ast.literal_eval(node.value)
+        for node in tree.body
+        if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == "_ROOMS"
+    )
+    return typed, {name: room for room, names in rooms.items() for name in names}
+
+
+def test_the_package_alone_loads_nothing_heavy() -> None:
+    found = probe("import seq2seq_models")
+    assert found == {"loaded": found["loaded"], "changed": [], "threads": 0}
+    assert not {*FRAMEWORKS, *CLIENTS, "numpy", "tqdm"} & set(found["loaded"])
+
+
+def test_a_pytorch_class_loads_torch_and_no_other_framework() -> None:
+    found = probe("from seq2seq_models import PegasusForConditionalGeneration")
+    assert "torch" in found["loaded"]
+    assert not (FRAMEWORKS - {"torch"}) & set(found["loaded"])
+
+
+def test_a_pytorch_class_adds_no_package_to_torch() -> None:
+    found = probe("from seq2seq_models import PegasusForConditionalGeneration", first="import torch")
+    added = {name for name in found["loaded"] if name not in sys.stdlib_module_names}
+    assert added == {"seq2seq_models"}
+    assert found["changed"] == [] and found["threads"] == 0
+
+
+@pytest.mark.parametrize(
+    "names",
+    [
+        "PegasusConfig, BlenderbotSmallConfig, PretrainedConfig, GenerationConfig, AutoConfig",
+        "ModelOutput, Seq2SeqLMOutput, LogitsProcessorList, TextStreamer, AutoModelForSeq2SeqLM, pipeline, Conversation",
+    ],
+)
+def test_configs_outputs_and_choosers_load_no_framework_and_no_client(names: str) -> None:
+    found = probe(f"from seq2seq_models import {names}")
+    assert not (FRAMEWORKS | CLIENTS) & set(found["loaded"])
+    assert found["changed"] == [] and found["threads"] == 0
+
+
+def test_tokenizers_load_no_framework() -> None:
+    found = probe(
+        "from seq2seq_models import AutoTokenizer, BatchEncoding, BlenderbotSmallTokenizer, PegasusTokenizerFast, "
+        "PreTrainedTokenizer"
+    )
+    assert "tokenizers" in found["loaded"]
+    assert not {*FRAMEWORKS, "huggingface_hub", "sentencepiece"} & set(found["loaded"])
+    assert found["changed"] == [] and found["threads"] == 0
+
+
+def test_type_checkers_and_users_see_the_same_names() -> None:
+    typed, rooms = tables()
+    assert typed == rooms
+    assert seq2seq_models.__all__ == sorted(typed)
+
+
+@pytest.mark.parametrize("name", seq2seq_models.__all__)
+def test_every_name_is_where_the_table_says(name: str) -> None:
+    value = getattr(seq2seq_models, name)
+    assert value.__name__ == name
+    assert value.__module__.startswith("seq2seq_models.")
+    assert (value.__doc__ or "").strip(), f"{name} has no docstring"
+
+
+def test_dir_lists_every_name_before_it_is_used() -> None:
+    listed = json.loads(python("import json, seq2seq_models; print(json.dumps(dir(seq2seq_models)))"))
+    assert set(seq2seq_models.__all__) <= set(listed)
+    assert "__version__" in listed and listed == sorted(listed)
+
+
+def test_star_import_gives_every_name() -> None:
+    found = python("from seq2seq_models import *; print(sorted(n for n in dir() if n[0] != '_'))")
+    assert ast.literal_eval(found) == seq2seq_models.__all__
+
+
+def test_a_misspelt_name_is_an_attribute_error() -> None:
+    with pytest.raises(AttributeError, match=r"module 'seq2seq_models' has no attribute 'PegasusModle'"):
+        seq2seq_models.PegasusModle  # noqa: B018
+    with pytest.raises(ImportError, match="cannot import name 'PegasusModle'"):
+        exec("from seq2seq_models import PegasusModle")
+    assert not hasattr(seq2seq_models, "np")
+
+
+def test_without_torch_the_error_names_the_extra() -> None:
+    code = f"""{BLOCK.format(blocked="torch")}
+from seq2seq_models import PegasusConfig, PegasusTokenizer
+from seq2seq_models.errors import MissingFrameworkError
+try:
+    from seq2seq_models import PegasusForConditionalGeneration
+except ImportError as error:
+    print(type(error) is MissingFrameworkError, error)
+"""
+    said = python(code)
+    assert said.startswith("True ") and "torch" in said
+    assert "pip install 'seq2seq-models[torch]'" in said
+
+
+def test_a_broken_torch_is_not_called_missing() -> None:
+    code = f"""{BLOCK.format(blocked="networkx_of_torch")}
+import sys, types
+class Broken(importlib.abc.MetaPathFinder):
+    def find_spec(self, name, path, target=None):
+        if name == "torch":
+            import networkx_of_torch
+sys.meta_path.insert(0, Broken())
+try:
+    import seq2seq_models.pytorch
+except ModuleNotFoundError as error:
+    print(type(error).__name__, error.name)
+"""
+    assert python(code).strip() == "ModuleNotFoundError networkx_of_torch"
