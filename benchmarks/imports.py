@@ -3,8 +3,8 @@
     python benchmarks/imports.py [--runs 7]
 
 Every figure comes from a fresh process. The cases take turns, so that a busy spell of the machine hits all of them, and
-the median is shown. Memory is the peak resident set of the process. A first round, which writes the bytecode and warms the
-file cache, is not counted.
+the median is shown, with the fastest run beside it. MB is how much the peak resident set of the process grew, at most.
+A first round, which writes the bytecode and warms the file cache, is not counted.
 """
 
 from __future__ import annotations

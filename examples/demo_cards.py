@@ -52,6 +52,8 @@ real talk take a real checkpoint, such as `facebook/blenderbot_small-90M`.
 - Measured: {share:.1%} exact match on {count} held-out talks of one to seven replies, with the settings in
   generation_config.json (`python examples/make_demo_checkpoints.py --evaluate {count}`). A talk is held out by its
   checksum, so none of them was ever trained on; their phrases and most of their names were.
+- The decoder scales its embeddings (`scale_embedding`), as ParlAI does. The PyTorch class of transformers 4.57 leaves
+  that out and so writes something else; its TensorFlow and Flax classes do not.
 """,
 }
 

@@ -111,7 +111,7 @@ def write_pegasus_vocabulary(folder: Path, sentences: list[str]) -> int:
     """The number of tokens of the spiece.model that is written: whole words, single characters, and <n>."""
     words = Counter(f"▁{word}" for text in sentences for word in re.findall(r"\w+|[^\w\s]", text))
     letters = Counter(character for word in words for character in word)
-    counts = {**{letter: 1 for letter in sorted(letters)}, **words}
+    counts = {**dict.fromkeys(sorted(letters), 1), **words}
     total = sum(counts.values())
     pieces = [("<pad>", 0.0, PieceType.CONTROL), ("</s>", 0.0, PieceType.CONTROL), ("<unk>", 0.0, PieceType.UNKNOWN)]
     pieces.append(("<n>", 0.0, PieceType.USER_DEFINED))

@@ -48,13 +48,27 @@ def combination(seed: int, family: str) -> tuple[dict[str, torch.Tensor], dict[s
         options["suppress_tokens"] = draw.sample(range(3, 83), 5)
     if draw.random() < 0.2:
         options["begin_suppress_tokens"] = draw.sample(range(3, 83), 5)
+    inputs = source(seed, rows=draw.choice([1, 2, 4]), length=draw.choice([1, 6, 13]))
+    if draw.random() < 0.25:
+        options["encoder_no_repeat_ngram_size"] = draw.choice([1, 2, 3])
+    if beams == 1 and draw.random() < 0.3:  # with beams the reference treats some rows only
+        options["encoder_repetition_penalty"] = draw.choice([0.5, 1.5, 3.0])
+    if draw.random() < 0.25:
+        words = [[draw.randrange(0, 83)], [draw.randrange(3, 83), draw.randrange(3, 83)], [END[family]]]
+        options["bad_words_ids"] = [*words, [END[family], draw.randrange(83)]]
+    if draw.random() < 0.25:
+        pairs = [[[draw.randrange(1, 83)], 4.0], [[draw.randrange(1, 83), draw.randrange(1, 83)], -5.0]]
+        pairs.append([[draw.randrange(1, 83), pairs[0][0][0]], 6.0])
+        options["sequence_bias"] = pairs if draw.random() < 0.5 else {tuple(ids): bias for ids, bias in pairs}
+    if draw.random() < 0.25:
+        options["exponential_decay_length_penalty"] = (draw.randrange(1, 6), draw.choice([1.1, 1.5]))
     if draw.random() < 0.2:
         options["use_cache"] = False
     if beams > 1:
         options["length_penalty"] = draw.choice([0.0, 0.6, 1.0, 2.0, -1.0])
         options["early_stopping"] = draw.choice([True, False, "never"])
         options["num_return_sequences"] = draw.randrange(1, beams + 1)
-    return source(seed, rows=draw.choice([1, 2, 4]), length=draw.choice([1, 6, 13])), options
+    return inputs, options
 
 
 @pytest.mark.parametrize("family", FAMILIES)
@@ -90,6 +104,11 @@ def test_the_hubs_settings(family):
         {"top_p": 0.9, "top_k": 0, "min_p": 0.02},
         {"num_beams": 3, "top_k": 4},
         {"num_beams": 2, "top_p": 0.3, "temperature": 3.0, "renormalize_logits": True},
+        {"typical_p": 0.5},
+        {"typical_p": 0.2, "num_beams": 3, "top_k": 0},
+        {"epsilon_cutoff": 0.02, "top_k": 0},
+        {"eta_cutoff": 0.05, "top_k": 0, "num_beams": 2},
+        {"eta_cutoff": 0.01, "temperature": 2.0},
         {"num_return_sequences": 4, "repetition_penalty": 1.5},
     ],
 )

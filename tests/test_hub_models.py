@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +20,7 @@ from seq2seq_models import (
 )
 from seq2seq_models.errors import CheckpointNotFoundError
 
+from .conftest import environment_for
 from .stand_in_hub import GATED, OUTAGE, TOKEN, StandInHub
 
 # huggingface_hub 2 passes file contents in a way that httpx deprecates.
@@ -82,3 +86,31 @@ def test_refusals_reach_the_user(hub: StandInHub, tmp_path: Path) -> None:
         PegasusForConditionalGeneration.from_pretrained("owner/mistyped")
     with pytest.raises(CheckpointNotFoundError, match="which is no folder here"):
         PegasusForConditionalGeneration.from_pretrained(str(tmp_path / "mistyped"))
+
+
+def test_a_folder_needs_no_client_and_an_environment_is_obeyed(hub: StandInHub, tmp_path: Path) -> None:
+    """In fresh processes: a folder is loaded without the client, and HF_HUB_OFFLINE keeps it off the network."""
+    model = PegasusForConditionalGeneration(PegasusConfig(**SIZES))
+    model.save_pretrained(tmp_path / "model")
+    hub.add("owner/model", tmp_path / "model")
+    script = (
+        "import os, sys; before = dict(os.environ)\n"
+        "from seq2seq_models import PegasusForConditionalGeneration as P\n"
+        "m = P.from_pretrained(sys.argv[1]); m.save_pretrained(sys.argv[2])\n"
+        "assert dict(os.environ) == before\n"
+        "print(*sorted({'huggingface_hub', 'requests', 'httpx2'} & set(sys.modules)))\n"
+    )
+    base = {**os.environ, **environment_for(hub.endpoint, tmp_path / "home")}
+
+    def run(name: str, **extra: str) -> str:
+        command = [sys.executable, "-c", script, name, str(tmp_path / "out")]
+        done = subprocess.run(command, env={**base, **extra}, capture_output=True, text=True, timeout=100)
+        return done.stdout if done.returncode == 0 else done.stderr.splitlines()[-1]
+
+    assert run(str(tmp_path / "model")) == "\n"
+    assert "offline mode is on (HF_HUB_OFFLINE)" in run("owner/model", HF_HUB_OFFLINE="1")
+    assert hub.requests == []
+    assert "huggingface_hub" in run("owner/model").split()
+    hub.requests.clear()
+    assert "huggingface_hub" in run("owner/model", HF_HUB_OFFLINE="1").split()
+    assert hub.requests == []

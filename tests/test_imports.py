@@ -95,7 +95,7 @@ def test_a_pytorch_class_adds_no_package_to_torch() -> None:
     "names",
     [
         "PegasusConfig, BlenderbotSmallConfig, PretrainedConfig, GenerationConfig, AutoConfig",
-        "ModelOutput, Seq2SeqLMOutput, LogitsProcessorList, TextStreamer, AutoModelForSeq2SeqLM, pipeline, Conversation",
+        "ModelOutput, Seq2SeqLMOutput, LogitsProcessorList, TextStreamer, AutoModel, pipeline, Conversation",
     ],
 )
 def test_configs_outputs_and_choosers_load_no_framework_and_no_client(names: str) -> None:

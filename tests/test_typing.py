@@ -1,4 +1,4 @@
-"""What a type checker makes of a user's code: the real classes, and an error for a misspelt name or a wrong argument."""
+"""What a type checker makes of a user's code: the real classes, and errors for a wrong name or argument."""
 
 from __future__ import annotations
 

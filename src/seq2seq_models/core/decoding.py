@@ -35,7 +35,9 @@ METADATA = frozenset("transformers_version generation_kwargs _from_model_config"
 
 IMPLEMENTED = METADATA | frozenset(
     "max_length max_new_tokens min_length min_new_tokens early_stopping max_time do_sample num_beams use_cache "
-    "temperature top_k top_p min_p repetition_penalty length_penalty no_repeat_ngram_size renormalize_logits "
+    "temperature top_k top_p min_p typical_p epsilon_cutoff eta_cutoff repetition_penalty encoder_repetition_penalty "
+    "no_repeat_ngram_size encoder_no_repeat_ngram_size bad_words_ids sequence_bias length_penalty renormalize_logits "
+    "exponential_decay_length_penalty stop_strings "
     "forced_bos_token_id forced_eos_token_id remove_invalid_values suppress_tokens begin_suppress_tokens "
     "num_return_sequences output_attentions output_hidden_states output_scores output_logits return_dict_in_generate "
     "pad_token_id bos_token_id eos_token_id decoder_start_token_id".split()
@@ -114,9 +116,7 @@ def _unknown(names: Sequence[str]) -> str:
 
 def _refuse_unsupported(config: GenerationConfig) -> None:
     default = GenerationConfig().to_dict()
-    neutral: dict[str, Any] = {"num_beam_groups": 1, "diversity_penalty": 0.0, "typical_p": 1.0, "guidance_scale": 1.0}
-    neutral |= {"epsilon_cutoff": 0.0, "eta_cutoff": 0.0, "encoder_repetition_penalty": 1.0, "penalty_alpha": 0.0}
-    neutral |= {"encoder_no_repeat_ngram_size": 0}
+    neutral = {"num_beam_groups": 1, "diversity_penalty": 0.0, "guidance_scale": 1.0, "penalty_alpha": 0.0}
     refused = []
     for name, standard in default.items():
         value = getattr(config, name, None)
@@ -137,6 +137,7 @@ def plan(
     *,
     max_length_given: bool,
     prefix_allowed_tokens_fn: Callable[[int, Any], Sequence[int]] | None = None,
+    source: Any = None,
 ) -> Plan:
     """The plan for a prompt of this length; `config` gets its lengths in tokens of the whole output.
 
@@ -149,6 +150,7 @@ def plan(
         prompt_length: decoder tokens given.
         max_length_given: whether the caller named `max_length` in this call.
         prefix_allowed_tokens_fn: see `PrefixAllowed`.
+        source: the source's ids [B, S], for the rules that look at them.
 
     Raises:
         GenerationError: if the lengths leave nothing to generate, or more than the model has positions for.
@@ -174,5 +176,5 @@ def plan(
     pad = config.pad_token_id
     if pad is None:
         pad = end[0] if end else 0
-    rules, late_rules = score_rules(config, prompt_length, prefix_allowed_tokens_fn)
+    rules, late_rules = score_rules(config, prompt_length, prefix_allowed_tokens_fn, source)
     return Plan(config, prompt_length, config.max_length, end, pad, rules, late_rules)

@@ -10,6 +10,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
+from ..errors import GenerationError
+
 if TYPE_CHECKING:
     from .generation_config import GenerationConfig
 
@@ -22,6 +24,53 @@ class Rule:
 
     looks_at: ClassVar[LooksAt]
     option: ClassVar[str]
+
+
+@dataclass(frozen=True)
+class SequenceBias(Rule):
+    """A word that would complete one of the listed sequences gets that sequence's bias added to its score.
+
+    A sequence of one word is biased at every step. Biases of several sequences add up.
+    """
+
+    looks_at = "ids"
+    option = "sequence_bias"
+    biases: tuple[tuple[tuple[int, ...], float], ...]
+
+
+@dataclass(frozen=True)
+class BadWords(SequenceBias):
+    """A word that would complete one of the forbidden sequences scores minus infinity."""
+
+    option = "bad_words_ids"
+
+
+@dataclass(frozen=True)
+class EncoderRepetitionPenalty(Rule):
+    """Scores of the source's words are multiplied by `penalty` if positive, divided by it if negative.
+
+    A penalty above 1 keeps the output near its source. The inverse of `RepetitionPenalty`, over the source's words.
+
+    # Differs from transformers 4.57.6: with beams, every beam of an input is treated, not the first rows only.
+    """
+
+    looks_at = "scores"
+    option = "encoder_repetition_penalty"
+    penalty: float
+    source: Any
+
+
+@dataclass(frozen=True)
+class EncoderNoRepeatNgrams(Rule):
+    """A word that would complete an n-gram of the source scores minus infinity.
+
+    Source: Roller et al. 2020 (recipes for an open-domain chatbot), section 4.1, "context blocking".
+    """
+
+    looks_at = "ids"
+    option = "encoder_no_repeat_ngram_size"
+    size: int
+    source: Any
 
 
 @dataclass(frozen=True)
@@ -110,6 +159,20 @@ class RemoveInvalid(Rule):
 
 
 @dataclass(frozen=True)
+class DecayLength(Rule):
+    """Past a length, the end's score grows by its own size times (factor ** tokens past it - 1).
+
+    `start` counts the prompt. A factor above 1 makes the end ever more likely.
+    """
+
+    looks_at = "step"
+    option = "exponential_decay_length_penalty"
+    start: int
+    factor: float
+    end: tuple[int, ...]
+
+
+@dataclass(frozen=True)
 class Suppress(Rule):
     """`tokens` score minus infinity at every step."""
 
@@ -176,6 +239,47 @@ class MinP(Rule):
 
 
 @dataclass(frozen=True)
+class TypicalP(Rule):
+    """Only the words whose surprise is nearest to the expected one, up to a probability of `mass`, keep their score.
+
+    Surprise is -log p, the expected one the entropy. At least `at_least` words stay.
+
+    Source: Meister et al. 2022 (locally typical sampling), section 5.
+    """
+
+    looks_at = "scores"
+    option = "typical_p"
+    mass: float
+    at_least: int
+
+
+@dataclass(frozen=True)
+class EpsilonCutoff(Rule):
+    """Words with a probability below `epsilon` are dropped; the `at_least` best stay.
+
+    Source: Hewitt et al. 2022 (truncation sampling as desmoothing), section 4.
+    """
+
+    looks_at = "scores"
+    option = "epsilon_cutoff"
+    epsilon: float
+    at_least: int
+
+
+@dataclass(frozen=True)
+class EtaCutoff(Rule):
+    """Words with a probability below min(epsilon, sqrt(epsilon) * exp(-entropy)) are dropped; the `at_least` best stay.
+
+    Source: Hewitt et al. 2022 (truncation sampling as desmoothing), section 4.2.
+    """
+
+    looks_at = "scores"
+    option = "eta_cutoff"
+    epsilon: float
+    at_least: int
+
+
+@dataclass(frozen=True)
 class Renormalize(Rule):
     """Scores become log-probabilities again."""
 
@@ -194,6 +298,7 @@ def score_rules(
     config: GenerationConfig,
     prompt_length: int,
     prefix_allowed_tokens_fn: Callable[[int, Any], Sequence[int]] | None = None,
+    source: Any = None,
 ) -> tuple[tuple[Rule, ...], tuple[Rule, ...]]:
     """The rules a resolved configuration asks for: those before the user's own processors, and those after them.
 
@@ -201,13 +306,27 @@ def score_rules(
         config: with `max_length` and `min_length` already in tokens of the whole output.
         prompt_length: number of decoder tokens given, the start token included.
         prefix_allowed_tokens_fn: the user's function for `PrefixAllowed`.
+        source: the source's ids [B, S], for the rules that look at them.
+
+    Raises:
+        GenerationError: for a rule on the source when only its vectors are given.
     """
     end = tokens_of(config.eos_token_id)
     rules: list[Rule] = []
+    if config.sequence_bias is not None:
+        rules.append(SequenceBias(_biases(config.sequence_bias)))
+    if config.encoder_repetition_penalty not in (None, 1.0):
+        rules.append(EncoderRepetitionPenalty(config.encoder_repetition_penalty, _needed(source, "repetition_penalty")))
     if config.repetition_penalty not in (None, 1.0):
         rules.append(RepetitionPenalty(config.repetition_penalty))
     if config.no_repeat_ngram_size:
         rules.append(NoRepeatNgrams(config.no_repeat_ngram_size))
+    if config.encoder_no_repeat_ngram_size:
+        size = config.encoder_no_repeat_ngram_size
+        rules.append(EncoderNoRepeatNgrams(size, _needed(source, "no_repeat_ngram_size")))
+    if config.bad_words_ids is not None:
+        words = (tuple(map(int, word)) for word in config.bad_words_ids)
+        rules.append(BadWords(tuple((word, -float("inf")) for word in words if word not in {(e,) for e in end})))
     if config.min_length and end:
         rules.append(MinLength(config.min_length, end))
     if config.min_new_tokens and end:
@@ -220,12 +339,30 @@ def score_rules(
         rules.append(ForcedEnd(config.max_length, tokens_of(config.forced_eos_token_id)))
     if config.remove_invalid_values:
         rules.append(RemoveInvalid())
+    if config.exponential_decay_length_penalty is not None:
+        start, factor = config.exponential_decay_length_penalty
+        rules.append(DecayLength(prompt_length + int(start), factor, end))
     if config.suppress_tokens is not None:
         rules.append(Suppress(tokens_of(config.suppress_tokens)))
     if config.begin_suppress_tokens is not None:
         is_forced = prompt_length == 1 and config.forced_bos_token_id is not None
         rules.append(SuppressAtBegin(tokens_of(config.begin_suppress_tokens), prompt_length + is_forced))
     return tuple(rules), tuple(_sampling_rules(config, end))
+
+
+def _biases(given: Any) -> tuple[tuple[tuple[int, ...], float], ...]:
+    """The biases of a dict {(ids): bias} or of a list [[ids, bias]]."""
+    pairs = given.items() if isinstance(given, dict) else given
+    return tuple((tuple(map(int, ids)), float(bias)) for ids, bias in pairs)
+
+
+def _needed(source: Any, option: str) -> Any:
+    if source is None:
+        raise GenerationError(
+            f"`encoder_{option}` needs the source as `input_ids`, got none. Pass the ids along with the vectors or "
+            "the encoder's outputs, or leave the option unset."
+        )
+    return source
 
 
 def _sampling_rules(config: GenerationConfig, end: tuple[int, ...]) -> list[Rule]:
@@ -241,6 +378,12 @@ def _sampling_rules(config: GenerationConfig, end: tuple[int, ...]) -> list[Rule
             rules.append(TopP(config.top_p, at_least))
         if config.min_p is not None:
             rules.append(MinP(config.min_p, at_least))
+        if config.typical_p is not None and config.typical_p < 1.0:
+            rules.append(TypicalP(config.typical_p, at_least))
+        if config.epsilon_cutoff:
+            rules.append(EpsilonCutoff(config.epsilon_cutoff, at_least))
+        if config.eta_cutoff:
+            rules.append(EtaCutoff(config.eta_cutoff, at_least))
     if config.renormalize_logits:
         rules.append(Renormalize())
     return rules

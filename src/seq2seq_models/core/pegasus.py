@@ -144,6 +144,20 @@ class PegasusTokenizer(PreTrainedTokenizer):
                 run.append(token)
         return "".join([*text, self.unigram.decode(run)]).strip()
 
+    def _decode_plain(self, ids: list[int]) -> str | None:
+        if self._plain is None:
+            added = self._added_by_id
+            words = enumerate(self.unigram.words_of_pieces(), self.offset)
+            self._plain = {index: word for index, word in words if word is not None and index not in added}
+        try:
+            return "".join(map(self._plain.__getitem__, ids)).strip()
+        except KeyError:
+            return None
+
+    def _forget(self) -> None:
+        super()._forget()
+        self._plain: dict[int, str] | None = None
+
     def build_inputs_with_special_tokens(
         self, token_ids_0: list[int], token_ids_1: list[int] | None = None
     ) -> list[int]:

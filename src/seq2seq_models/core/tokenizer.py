@@ -173,10 +173,10 @@ class PreTrainedTokenizer(TokenizerCalls, ChatTemplates, TokenizerFiles):
         """
         if isinstance(ids, int):
             return self._token_of(ids)
-        wanted = map(int, as_list(ids))
+        wanted = _id_list(ids)
         if skip_special_tokens:
             skipped = self._special_id_set()
-            wanted = (index for index in wanted if index not in skipped)  # type: ignore[assignment]
+            wanted = [index for index in wanted if index not in skipped]
         return list(map(self._tokens.__getitem__, wanted))
 
     # Decoding
@@ -202,16 +202,24 @@ class PreTrainedTokenizer(TokenizerCalls, ChatTemplates, TokenizerFiles):
         for name in ("use_source_tokenizer", "truncate_before_pattern"):
             kwargs.pop(name, None)
         self._note_unknown(kwargs)
-        ids = as_list(token_ids)
-        ids = [ids] if isinstance(ids, int) else list(map(int, ids))
+        ids = _id_list(token_ids)
         if ids and min(ids) < 0:
             # Differs from transformers 4.57.6: negative ids, such as the -100 of labels, are padding.
             pad = self.pad_token_id
             ids = [index if index >= 0 else pad for index in ids if index >= 0 or pad is not None]
-        text = self._join(self.convert_ids_to_tokens(ids, skip_special_tokens), skip_special_tokens, spaced)
+        if skip_special_tokens:
+            skipped = self._special_id_set()
+            ids = [index for index in ids if index not in skipped]
+        text = self._decode_plain(ids)
+        if text is None:
+            text = self._join(list(map(self._tokens.__getitem__, ids)), skip_special_tokens, spaced)
         if clean_up_tokenization_spaces is None:
             clean_up_tokenization_spaces = self.clean_up_tokenization_spaces
         return self.clean_up_tokenization(text) if clean_up_tokenization_spaces else text
+
+    def _decode_plain(self, ids: list[int]) -> str | None:
+        """The text of ids, where none of them needs a second look; else None."""
+        return None
 
     def _join(self, tokens: list[str], skip_special: bool, spaced: bool) -> str:
         """The text of tokens: added tokens without a role stand by themselves, the rest is the family's business."""
@@ -275,6 +283,13 @@ class PreTrainedTokenizer(TokenizerCalls, ChatTemplates, TokenizerFiles):
 
     def _sources_of_stretch(self, text: str) -> list[TokenSource]:
         raise NotImplementedError
+
+
+def _id_list(value: Any) -> list[int]:
+    if type(value) is list and set(map(type, value)) <= {int}:
+        return value
+    ids = as_list(value)
+    return [ids] if isinstance(ids, int) else list(map(int, ids))
 
 
 def _side(name: str, value: Any) -> str:

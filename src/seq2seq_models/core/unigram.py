@@ -94,8 +94,6 @@ class Unigram:
             text: (*self.candidates.get(text, (0.0, -1)), text in prefixes) for text in prefixes | self.candidates.keys()
         }
         """What pieces begin with: to (score, id or -1, whether a longer piece begins with it)."""
-        special = (PieceType.CONTROL, PieceType.UNKNOWN, PieceType.BYTE)
-        self.odd = {p for p, kind in zip(model.pieces, model.types, strict=True) if kind in special}
         symbols = [p for p, kind in zip(model.pieces, model.types, strict=True) if kind == PieceType.USER_DEFINED]
         self.symbols = tuple(sorted(symbols, key=len, reverse=True))
         self.by_words = self._can_go_by_words()
@@ -279,9 +277,6 @@ class Unigram:
 
     def decode(self, pieces: list[str]) -> str:
         """The text of pieces: spaces for U+2581, none at the start, bytes put together, control pieces left out."""
-        if self.by_words and self.denormalizer is None and self.odd.isdisjoint(pieces):
-            if all(map(self.ids.__contains__, pieces)):
-                return "".join(pieces).lstrip(SPACE).replace(SPACE, " ")
         model = self.model
         drops_space = model.add_dummy_prefix or model.remove_extra_whitespaces
         out: list[str] = []
@@ -313,6 +308,14 @@ class Unigram:
         if self.denormalizer is None:
             return text
         return "".join(replacement for _, _, replacement in self.denormalizer.chunks(text))
+
+    def words_of_pieces(self) -> list[str | None]:
+        """What each piece adds to the text behind others; None for pieces that take more than putting behind others."""
+        if not self.by_words or self.denormalizer is not None:
+            return [None] * len(self.model.pieces)
+        odd = (PieceType.CONTROL, PieceType.UNKNOWN, PieceType.BYTE)
+        kinds = zip(self.model.pieces, self.model.types, strict=True)
+        return [None if kind in odd else piece.replace(SPACE, " ") for piece, kind in kinds]
 
     def __deepcopy__(self, memo: object) -> Unigram:
         return self  # nothing in it changes but what it remembers of words

@@ -151,6 +151,24 @@ class Scorer:
         return scores
 
 
+class StopStrings:
+    """Stops a row when its newest token completes one of the strings, whatever else the token holds."""
+
+    def __init__(self, strings: str | Sequence[str], tokenizer: Any) -> None:
+        self.strings = (strings,) if isinstance(strings, str) else tuple(strings)
+        self.tokenizer = tokenizer
+        # A token holds at least one character, but for marks that show as nothing: some room for those.
+        self.tail = max(map(len, self.strings)) + 8
+
+    def __call__(self, ids: Tensor, scores: Any) -> Tensor:
+        """Which rows of ids [R, length] have just completed a string, bool [R]."""
+        return torch.tensor([self._is_complete(row) for row in ids[:, -self.tail :].tolist()], device=ids.device)
+
+    def _is_complete(self, ids: list[int]) -> bool:
+        before, text = self.tokenizer.decode(ids[:-1]), self.tokenizer.decode(ids)
+        return any(text.count(string) > before.count(string) for string in self.strings)
+
+
 class Stop:
     """When a sequence is over: an end token, the maximum length, the time, or the user's criteria."""
 
@@ -201,7 +219,7 @@ class GenerationMixin:
             streamer: gets the prompt and then each token as it is chosen; greedy search and sampling only.
             **kwargs: any option of `GenerationConfig` (they win over both configurations), and the model's inputs:
                 `attention_mask` (made from the padding if not given), `inputs_embeds`, `encoder_outputs`,
-                `decoder_input_ids`, `decoder_attention_mask`, head masks.
+                `decoder_input_ids`, `decoder_attention_mask`, head masks. `tokenizer` for `stop_strings`.
 
         Returns:
             The ids, or with `return_dict_in_generate` one of the `Generate…Output` classes.
@@ -212,7 +230,12 @@ class GenerationMixin:
         """
         is_seq2seq = bool(self.config.is_encoder_decoder)
         names = ENCODER_DECODER_INPUTS if is_seq2seq else CAUSAL_INPUTS
+        tokenizer = kwargs.pop("tokenizer", None)
         config, given = resolve(self.generation_config, generation_config, kwargs, names)
+        if config.stop_strings is not None and tokenizer is None:
+            raise GenerationError(
+                "`stop_strings` needs `tokenizer`, got none. Pass the model's tokenizer to `generate`."
+            )
         if streamer is not None and config.num_beams > 1:
             raise GenerationError(
                 f"`streamer` needs num_beams=1, got num_beams={config.num_beams}: which beam wins is known at the end "
@@ -230,6 +253,7 @@ class GenerationMixin:
             ids.shape[1],
             max_length_given=max_length_given,
             prefix_allowed_tokens_fn=prefix_allowed_tokens_fn,
+            source=given.get("input_ids"),
         )
         copies = max(config.num_beams, config.num_return_sequences)
         records = Records()
@@ -242,7 +266,10 @@ class GenerationMixin:
             decoder_mask = None if decoder_mask is None else decoder_mask.repeat_interleave(copies, 0)
         steps = DecoderSteps(self, config, source, resolved.max_length, decoder_mask, head_masks, records)
         scorer = Scorer(resolved, list(logits_processor or ()), records)
-        stop = Stop(resolved, list(stopping_criteria or ()), ids.device)
+        criteria = list(stopping_criteria or ())
+        if config.stop_strings is not None:
+            criteria.append(StopStrings(config.stop_strings, tokenizer))
+        stop = Stop(resolved, criteria, ids.device)
         if config.num_beams > 1:
             return self._beam_search(ids, resolved, steps, scorer, stop, records, source)
         sequences = self._choose_one_by_one(ids, resolved, steps, scorer, stop, streamer)

@@ -17,20 +17,36 @@ NEVER = -float("inf")
 RuleFunction = Callable[[Any, Tensor, Tensor], Tensor]
 
 
+def sequence_bias(rule: rules.SequenceBias, ids: Tensor, scores: Tensor) -> Tensor:
+    for words, bias in rule.biases:
+        before = len(words) - 1
+        if before == 0:
+            scores[:, words[-1]] += bias
+        elif before < ids.shape[1]:
+            begun = (ids[:, -before:] == torch.tensor(words[:-1], device=ids.device)).all(1)
+            scores[:, words[-1]] += torch.where(begun, bias, 0.0)
+    return scores
+
+
+def encoder_repetition_penalty(rule: rules.EncoderRepetitionPenalty, ids: Tensor, scores: Tensor) -> Tensor:
+    source = _per_row(rule.source, scores)
+    seen = scores.gather(1, source)
+    return scores.scatter_(1, source, torch.where(seen < 0, seen / rule.penalty, seen * rule.penalty))
+
+
+def encoder_no_repeat_ngrams(rule: rules.EncoderNoRepeatNgrams, ids: Tensor, scores: Tensor) -> Tensor:
+    if ids.shape[1] + 1 < rule.size or rule.source.shape[1] < rule.size:
+        return scores
+    return _without_ngrams(_per_row(rule.source, scores).unfold(1, rule.size, 1), ids, scores)
+
+
 def repetition_penalty(rule: rules.RepetitionPenalty, ids: Tensor, scores: Tensor) -> Tensor:
     seen = scores.gather(1, ids)
     return scores.scatter_(1, ids, torch.where(seen < 0, seen * rule.penalty, seen / rule.penalty))
 
 
 def no_repeat_ngrams(rule: rules.NoRepeatNgrams, ids: Tensor, scores: Tensor) -> Tensor:
-    length = ids.shape[1]
-    if length < rule.size:
-        return scores
-    ngrams = ids.unfold(1, rule.size, 1)  # [R, number of n-grams, n]
-    recent = ids[:, length + 1 - rule.size :]
-    row, place = (ngrams[:, :, :-1] == recent[:, None]).all(-1).nonzero(as_tuple=True)
-    scores[row, ngrams[row, place, -1]] = NEVER
-    return scores
+    return scores if ids.shape[1] < rule.size else _without_ngrams(ids.unfold(1, rule.size, 1), ids, scores)
 
 
 def min_length(rule: rules.MinLength, ids: Tensor, scores: Tensor) -> Tensor:
@@ -63,7 +79,15 @@ def forced_end(rule: rules.ForcedEnd, ids: Tensor, scores: Tensor) -> Tensor:
 
 
 def remove_invalid(rule: rules.RemoveInvalid, ids: Tensor, scores: Tensor) -> Tensor:
-    return torch.nan_to_num_(scores, nan=0.0)
+    return scores.nan_to_num_(nan=0.0)
+
+
+def decay_length(rule: rules.DecayLength, ids: Tensor, scores: Tensor) -> Tensor:
+    past = ids.shape[1] - rule.start
+    if past > 0 and rule.end:
+        end = list(rule.end)
+        scores[:, end] += scores[:, end].abs() * (rule.factor**past - 1)
+    return scores
 
 
 def suppress(rule: rules.Suppress, ids: Tensor, scores: Tensor) -> Tensor:
@@ -97,11 +121,41 @@ def min_p(rule: rules.MinP, ids: Tensor, scores: Tensor) -> Tensor:
     return scores.masked_fill_(dropped.scatter_(1, kept, False), NEVER)
 
 
+def typical_p(rule: rules.TypicalP, ids: Tensor, scores: Tensor) -> Tensor:
+    surprise = -scores.log_softmax(-1)
+    entropy = ((-surprise).exp() * surprise).nansum(-1, keepdim=True)
+    distance, places = (surprise - entropy).abs().sort()
+    mass = scores.gather(1, places).softmax(-1).cumsum(-1)
+    last = (mass < rule.mass).sum(1, keepdim=True).clamp_(max=scores.shape[1] - 1)
+    dropped = distance > distance.gather(1, last)
+    dropped[:, : rule.at_least] = False
+    return scores.masked_fill_(torch.zeros_like(dropped).scatter_(1, places, dropped), NEVER)
+
+
+def epsilon_cutoff(rule: rules.EpsilonCutoff, ids: Tensor, scores: Tensor) -> Tensor:
+    return _cut(scores, scores.softmax(-1) < rule.epsilon, rule.at_least)
+
+
+def eta_cutoff(rule: rules.EtaCutoff, ids: Tensor, scores: Tensor) -> Tensor:
+    logs = scores.log_softmax(-1)
+    entropy = -(logs.exp() * logs).nansum(-1, keepdim=True)
+    least = (rule.epsilon**0.5 * (-entropy).exp()).clamp(max=rule.epsilon)
+    return _cut(scores, logs.exp() < least, rule.at_least)
+
+
 def renormalize(rule: rules.Renormalize, ids: Tensor, scores: Tensor) -> Tensor:
     return scores.log_softmax(-1)
 
 
 FUNCTIONS: dict[type[rules.Rule], RuleFunction] = {
+    rules.SequenceBias: sequence_bias,
+    rules.BadWords: sequence_bias,
+    rules.EncoderRepetitionPenalty: encoder_repetition_penalty,
+    rules.EncoderNoRepeatNgrams: encoder_no_repeat_ngrams,
+    rules.DecayLength: decay_length,
+    rules.TypicalP: typical_p,
+    rules.EpsilonCutoff: epsilon_cutoff,
+    rules.EtaCutoff: eta_cutoff,
     rules.RepetitionPenalty: repetition_penalty,
     rules.NoRepeatNgrams: no_repeat_ngrams,
     rules.MinLength: min_length,
@@ -136,3 +190,22 @@ def _only(scores: Tensor, tokens: tuple[int, ...]) -> Tensor:
     scores.fill_(NEVER)
     scores[:, list(tokens)] = 0.0
     return scores
+
+
+def _per_row(source: Tensor, scores: Tensor) -> Tensor:
+    """The source's ids [B, S] for each row of the scores [R, V]."""
+    return source.repeat_interleave(scores.shape[0] // source.shape[0], 0)
+
+
+def _without_ngrams(ngrams: Tensor, ids: Tensor, scores: Tensor) -> Tensor:
+    """Forbid the last word of each n-gram [R, any, n] whose first words are the latest of ids [R, length]."""
+    begun = ids[:, ids.shape[1] + 1 - ngrams.shape[2] :]
+    row, place = (ngrams[:, :, :-1] == begun[:, None]).all(-1).nonzero(as_tuple=True)
+    scores[row, ngrams[row, place, -1]] = NEVER
+    return scores
+
+
+def _cut(scores: Tensor, dropped: Tensor, at_least: int) -> Tensor:
+    """Drop words, but not the `at_least` best of a row nor what ties with the last of them."""
+    last = scores.topk(min(at_least, scores.shape[1])).values[:, -1:]
+    return scores.masked_fill_(dropped & (scores < last), NEVER)

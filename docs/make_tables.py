@@ -1,0 +1,157 @@
+"""Writes the parts of these pages that follow from the code: generation options, score rules, and all differences.
+
+    python docs/make_tables.py            # rewrites the pages
+    python docs/make_tables.py --check    # exits with 1 if a page is not up to date
+
+A part stands between `<!-- made by make_tables.py: NAME -->` and `<!-- end -->`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import ast
+import re
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+DOCS = Path(__file__).parent
+SOURCE = DOCS.parent / "src" / "seq2seq_models"
+MARK = "Differs from transformers 4.57.6:"
+PART = re.compile(r"(<!-- made by make_tables\.py: (\w+) -->\n).*?(<!-- end -->)", re.DOTALL)
+
+
+def table(head: list[str], rows: list[list[str]]) -> str:
+    """A Markdown table."""
+    lines = [head, ["---"] * len(head), *rows]
+    return "".join("| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |\n" for line in lines)
+
+
+def honoured_options() -> str:
+    """The options that `generate` honours, by group."""
+    from seq2seq_models.core.decoding import IMPLEMENTED
+    from seq2seq_models.core.generation_options import OPTIONS
+
+    return table(
+        ["option", "default", "must be", "what it does"],
+        [
+            [f"`{name}`", f"`{option.default!r}`", option.rule.must, option.does]
+            for name, option in OPTIONS.items()
+            if name in IMPLEMENTED
+        ],
+    )
+
+
+def refused_options() -> str:
+    """The options that are known, kept in files, and refused by `generate` when they are set."""
+    from seq2seq_models.core.decoding import IMPLEMENTED
+    from seq2seq_models.core.generation_options import OPTIONS
+
+    return table(
+        ["option", "what it would do"],
+        [[f"`{name}`", option.does] for name, option in OPTIONS.items() if name not in IMPLEMENTED],
+    )
+
+
+def score_rules() -> str:
+    """The rules on scores, in the order they apply."""
+    from seq2seq_models.core.generation_rules import Rule
+
+    return table(
+        ["rule", "switched on by", "looks at", "what it does"],
+        [[rule.__name__, f"`{rule.option}`", rule.looks_at, sentence(rule)] for rule in Rule.__subclasses__()],
+    )
+
+
+def sentence(rule: type) -> str:
+    """The docstring of a rule on one line, its source left out."""
+    return " ".join((rule.__doc__ or "").split("Source:")[0].split())
+
+
+def differences() -> str:
+    """Every place of the code that is marked as differing from the reference, with the words that stand there."""
+    rows = []
+    for path in sorted(SOURCE.rglob("*.py")):
+        room = path.relative_to(SOURCE).as_posix()
+        rows += [[f"`{room}`", f"`{where}`", words] for where, words in marks(path)]
+    return table(["room", "place", "how it differs"], rows)
+
+
+def marks(path: Path) -> Iterator[tuple[str, str]]:
+    """Where in a file the mark stands, and the sentence after it, which may go on in the next comment lines."""
+    text = path.read_text(encoding="utf-8")
+    lines, module = text.splitlines(), ast.parse(text)
+    for number, line in enumerate(lines, 1):
+        before, found, words = line.partition(MARK)
+        if not found:
+            continue
+        parts = [words.strip()]
+        for following in lines[number:] if before.strip() == "#" else []:
+            if not following.strip().startswith("#") or MARK in following:
+                break
+            parts.append(following.strip().lstrip("# "))
+        yield place(module, number), " ".join(part for part in parts if part)
+
+
+def place(module: ast.Module, number: int) -> str:
+    """The name of what a line belongs to: the function or class around it, or what the next statement defines."""
+    names: list[str] = []
+    body: list[ast.stmt] = module.body
+    while True:
+        holder = next((n for n in body if n.lineno <= number <= (n.end_lineno or 0)), None)
+        if not isinstance(holder, ast.ClassDef | ast.FunctionDef):
+            break
+        names.append(holder.name)
+        body = holder.body
+    following = next((n for n in body if n.lineno > number), None) if holder is None else holder
+    if not names or isinstance(following, ast.FunctionDef | ast.ClassDef):
+        names.append(defined_by(following))
+    return ".".join(name for name in names if name)
+
+
+def defined_by(node: ast.stmt | None) -> str:
+    """The name that a statement gives to something; empty if none."""
+    if isinstance(node, ast.FunctionDef | ast.ClassDef):
+        return node.name
+    if isinstance(node, ast.Assign):
+        return ast.unparse(node.targets[0])
+    return ast.unparse(node.target) if isinstance(node, ast.AnnAssign) else ""
+
+
+PARTS = {
+    "honoured_options": honoured_options,
+    "refused_options": refused_options,
+    "score_rules": score_rules,
+    "differences": differences,
+}
+
+
+def made(text: str) -> str:
+    """A page with its parts written anew."""
+    return PART.sub(lambda found: f"{found[1]}\n{PARTS[found[2]]()}\n{found[3]}", text)
+
+
+def stale_pages() -> list[Path]:
+    """The pages whose parts are not what the code says now."""
+    pages = [page for page in sorted(DOCS.glob("*.md")) if PART.search(page.read_text(encoding="utf-8"))]
+    return [page for page in pages if made(page.read_text(encoding="utf-8")) != page.read_text(encoding="utf-8")]
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--check", action="store_true", help="change nothing, exit with 1 if a page is not up to date")
+    check = parser.parse_args().check
+    for page in stale_pages():
+        if check:
+            print(f"{page} is not up to date: run python docs/make_tables.py")
+        else:
+            page.write_text(made(page.read_text(encoding="utf-8")), encoding="utf-8")
+            print(f"wrote {page}")
+        if check:
+            return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.path.insert(0, str(SOURCE.parent))
+    sys.exit(main())

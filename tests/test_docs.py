@@ -1,0 +1,108 @@
+"""The pages are true: their Python runs, their tables are what the code says, their links and rooms exist."""
+
+from __future__ import annotations
+
+import importlib.util
+import re
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+
+import seq2seq_models
+
+from .repositories import FAMILY, SMALL, write_repository
+from .stand_in_hub import StandInHub
+
+ROOT = Path(__file__).parents[1]
+PAGES = [*sorted((ROOT / "docs").glob("*.md")), *sorted(ROOT.glob("*.md"))]
+BLOCK = re.compile(r"^```python\n(.*?)^```", re.DOTALL | re.MULTILINE)
+LINK = re.compile(r"\]\(([^)#:\s]+)(?:#[^)]*)?\)")
+WORDS = ["A fire broke out at the harbour on Monday. It rained all day in Porto.", "what kind of carbs do they eat?"]
+
+
+def name_of(page: Path) -> str:
+    return page.relative_to(ROOT).as_posix()
+
+
+def blocks(page: Path) -> list[tuple[int, str]]:
+    """The Python of a page, each block with its line."""
+    text = page.read_text(encoding="utf-8")
+    return [(text[: found.start(1)].count("\n"), found[1]) for found in BLOCK.finditer(text)]
+
+
+@pytest.fixture(scope="module")
+def repositories(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """Small repositories under the names that the pages use."""
+    folders = {}
+    for name in FAMILY:
+        folders[name] = tmp_path_factory.mktemp("repository")
+        write_repository(folders[name], name, WORDS, **SMALL)
+    return folders
+
+
+@pytest.fixture(scope="module")
+def tables() -> ModuleType:
+    """docs/make_tables.py, which is no part of a package."""
+    spec = importlib.util.spec_from_file_location("make_tables", ROOT / "docs" / "make_tables.py")
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.mark.parametrize("page", [page for page in PAGES if blocks(page)], ids=name_of)
+def test_the_python_of_a_page_runs(
+    page: Path,
+    hub: StandInHub,
+    repositories: dict[str, Path],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """In order and in one namespace, as a reader would type it."""
+    for name, folder in repositories.items():
+        hub.add(name, folder)
+    monkeypatch.chdir(tmp_path)
+    namespace: dict[str, object] = {"__name__": "__main__"}
+    for line, block in blocks(page):
+        exec(compile("\n" * line + block, name_of(page), "exec"), namespace)
+
+
+def test_the_pages_have_python_to_run() -> None:
+    assert sum(len(blocks(page)) for page in PAGES) >= 15
+
+
+@pytest.mark.parametrize("page", PAGES, ids=name_of)
+def test_links_lead_somewhere(page: Path) -> None:
+    links = LINK.findall(page.read_text(encoding="utf-8"))
+    assert [link for link in links if not (page.parent / link).exists()] == []
+
+
+def test_tables_are_what_the_code_says(tables: ModuleType) -> None:
+    assert [name_of(page) for page in tables.stale_pages()] == [], "run python docs/make_tables.py"
+    for page, parts in (("generation", 3), ("differences", 1)):
+        assert len(tables.PART.findall((ROOT / "docs" / f"{page}.md").read_text(encoding="utf-8"))) == parts
+
+
+def test_every_difference_is_listed(tables: ModuleType) -> None:
+    """Counted another way than the page is made."""
+    source = ROOT / "src" / "seq2seq_models"
+    marked = sum(path.read_text(encoding="utf-8").count(tables.MARK) for path in source.rglob("*.py"))
+    rows = [line for line in tables.differences().splitlines() if line.startswith("| `")]
+    assert marked == len(rows) > 10
+    assert all(len(row.split(" | ")) == 3 and len(row.split(" | ")[2]) > 10 for row in rows)
+
+
+def test_the_map_names_every_room() -> None:
+    """docs/design.md has one line for each file of the package, and none for a file that is not there."""
+    text = (ROOT / "docs" / "design.md").read_text(encoding="utf-8")
+    named = set(re.findall(r"^\| `([\w/]+\.py)` \|", text, re.MULTILINE))
+    house = Path(seq2seq_models.__file__).parent
+    rooms = {path.relative_to(house).as_posix() for path in house.rglob("*.py") if path.stat().st_size}
+    assert named == rooms
+
+
+def test_the_changelog_begins_with_this_version() -> None:
+    text = (ROOT / "CHANGELOG.md").read_text(encoding="utf-8")
+    versions = re.findall(r"^## (\d+\.\d+\.\d+)", text, re.MULTILINE)
+    assert versions[0] == seq2seq_models.__version__
