@@ -53,19 +53,36 @@ def refused_options() -> str:
     )
 
 
+EVERYTHING = {
+    "sequence_bias": [[[5], 1.0]], "encoder_repetition_penalty": 2.0, "repetition_penalty": 2.0, "min_p": 0.5,
+    "no_repeat_ngram_size": 3, "encoder_no_repeat_ngram_size": 3, "bad_words_ids": [[5]], "min_length": 5, "top_k": 5,
+    "min_new_tokens": 5, "forced_bos_token_id": 5, "forced_eos_token_id": 1, "remove_invalid_values": True,
+    "exponential_decay_length_penalty": (5, 1.5), "suppress_tokens": [5], "begin_suppress_tokens": [5], "top_p": 0.5,
+    "do_sample": True, "temperature": 0.5, "typical_p": 0.5, "epsilon_cutoff": 0.1, "eta_cutoff": 0.1,
+    "renormalize_logits": True, "eos_token_id": 1, "max_length": 30,
+}  # fmt: skip
+"""Options that switch every rule on, so that their order can be asked for."""
+
+
 def score_rules() -> str:
     """The rules on scores, in the order they apply."""
-    from seq2seq_models.core.generation_rules import Rule
+    from seq2seq_models.core import generation_rules as room
+    from seq2seq_models.core.generation_config import GenerationConfig
 
-    return table(
-        ["rule", "switched on by", "looks at", "what it does"],
-        [[rule.__name__, f"`{rule.option}`", rule.looks_at, sentence(rule)] for rule in Rule.__subclasses__()],
-    )
+    config = GenerationConfig(**EVERYTHING)
+    early, late = room.score_rules(config, 1, prefix_allowed_tokens_fn=lambda row, ids: [], source=[[5]])
+    found = [type(rule) for rule in (*early, *late)]
+    every = {kind for kind in vars(room).values() if isinstance(kind, type) and issubclass(kind, room.Rule)}
+    if forgotten := sorted(kind.__name__ for kind in every - {room.Rule, *found}):
+        raise SystemExit(f"EVERYTHING in {__file__} must switch every rule on, it leaves out {', '.join(forgotten)}.")
+    rows = [[rule.__name__, f"`{rule.option}`", rule.looks_at, sentence(rule)] for rule in found]
+    rows.insert(len(early), ["*your own*", "`logits_processor`", "scores, ids", "Whatever your functions do, in turn."])
+    return table(["rule", "switched on by", "looks at", "what it does"], rows)
 
 
 def sentence(rule: type) -> str:
-    """The docstring of a rule on one line, its source left out."""
-    return " ".join((rule.__doc__ or "").split("Source:")[0].split())
+    """The docstring of a rule on one line, its source and differences left out."""
+    return " ".join((rule.__doc__ or "").split("Source:")[0].split(f"# {MARK}")[0].split())
 
 
 def differences() -> str:

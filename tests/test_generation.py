@@ -20,6 +20,10 @@ END = {"Pegasus": 1, "BlenderbotSmall": 2}
 COMBINATIONS = 120
 
 
+ONE_DRAW = {"do_sample": True, "max_new_tokens": 1, "forced_eos_token_id": None}
+ONE_DRAW |= {"return_dict_in_generate": True, "output_scores": True}
+
+
 def source(seed: int, rows: int = 3, length: int = 11) -> dict[str, torch.Tensor]:
     inputs = batch(seed, rows=rows, source=length)
     return {"input_ids": inputs["input_ids"], "attention_mask": inputs["attention_mask"]}
@@ -112,13 +116,82 @@ def test_the_hubs_settings(family):
         {"num_return_sequences": 4, "repetition_penalty": 1.5},
     ],
 )
-def test_sampling_draws_what_the_reference_draws(family, options):
+def test_sampling_draws_from_the_references_scores(family, options):
+    """The rules of sampling give the reference's scores for what was drawn, and what was drawn has a chance there."""
     theirs, mine = pair(family)
     torch.manual_seed(11)
-    expected = theirs.generate(**source(4), do_sample=True, max_new_tokens=12, **options)
-    torch.manual_seed(11)
-    found = mine.generate(**source(4), do_sample=True, max_new_tokens=12, **options)
-    assert found.tolist() == expected.tolist()
+    options = {**options, **ONE_DRAW}
+    for seed in range(6):
+        prompt = batch(seed)["decoder_input_ids"]
+        inputs = {**source(seed), "decoder_input_ids": prompt}
+        a, b = theirs.generate(**inputs, **options), mine.generate(**inputs, **options)
+        close(b.scores[0], a.scores[0])
+        if "num_beams" not in options:
+            rows = torch.arange(len(b.sequences))
+            assert torch.isfinite(b.scores[0][rows, b.sequences[:, -1]]).all()
+
+
+def expected_counts(scores, draws):
+    return scores.double().softmax(-1) * draws
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("options", [{}, {"top_k": 0, "top_p": 0.8}, {"temperature": 2.0, "top_k": 20}])
+def test_sampling_follows_the_distribution(family, options):
+    """24,000 draws of one token: a chi-square statistic within six standard deviations of its mean."""
+    _, mine = pair(family)
+    torch.manual_seed(5)
+    options = {**options, **ONE_DRAW}
+    out = mine.generate(**source(2, rows=1), num_return_sequences=24000, **options)
+    counts = torch.bincount(out.sequences[:, -1], minlength=83).double()
+    expected = expected_counts(out.scores[0][0], 24000)
+    assert counts[expected == 0].sum() == 0
+    likely = expected > 5
+    assert likely.sum() > 3
+    statistic = ((counts - expected) ** 2 / expected)[likely].sum()
+    freedom = float(likely.sum() - 1)
+    assert abs(float(statistic) - freedom) < 6 * (2 * freedom) ** 0.5
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_beam_sampling_follows_the_distribution(family):
+    """The best of 20,000 first draws of two beams is as likely as the definition says."""
+    _, mine = pair(family)
+    torch.manual_seed(6)
+    inputs = {name: value.repeat(2000, 1) for name, value in source(2, rows=1).items()}
+    options = {**ONE_DRAW, "num_beams": 2, "top_k": 4, "length_penalty": 0.0, "eos_token_id": None}
+    counts, expected = torch.zeros(83).double(), None
+    for _ in range(10):
+        out = mine.generate(**inputs, **options)
+        counts += torch.bincount(out.sequences[:, -1], minlength=83)
+        expected = out.scores[0][0].double().softmax(-1)
+    # Four of four words are drawn in some order; the two drawn first count, and the better of those is returned.
+    order = expected.argsort(descending=True)[:4]
+    p = expected[order] / expected[order].sum()
+    chance = torch.zeros(4).double()
+    for i in range(4):
+        for j in range(4):
+            if i != j:
+                chance[min(i, j)] += p[i] * p[j] / (1 - p[i])
+    torch.testing.assert_close(counts[order] / 20000, chance, atol=0.02, rtol=0)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("beams", [1, 3])
+def test_a_seed_repeats_a_row_whatever_the_other_rows_are(family, beams):
+    _, mine = pair(family)
+    options = {"do_sample": True, "max_new_tokens": 12, "top_k": 0, "temperature": 1.5, "num_beams": beams}
+
+    def draw(rows, seed=3):
+        torch.manual_seed(seed)
+        ids = torch.cat([source(4)["input_ids"][:2], source(9, rows=4)["input_ids"]])[:rows]
+        return mine.generate(ids, **options).tolist()
+
+    two, six = draw(2), draw(6)
+    assert two == draw(2) != draw(2, seed=4)
+    for few, many in zip(two, six, strict=False):
+        length = min(len(few), len(many))
+        assert few[:length] == many[:length] and set(many[length:]) <= {0, 1}
 
 
 @pytest.mark.parametrize("family", FAMILIES)
@@ -235,6 +308,49 @@ def test_the_users_own_processors_and_criteria(family, beams):
 
 
 @pytest.mark.parametrize("family", FAMILIES)
+def test_beams_stream_the_prefix_they_agree_on(family):
+    _, mine = pair(family)
+
+    class Collect:
+        def __init__(self):
+            self.parts, self.ended = [], 0
+
+        def put(self, ids):
+            self.parts.append(ids.flatten().tolist())
+
+        def end(self):
+            self.ended += 1
+
+    early = 0
+    for seed in range(8):
+        inputs = source(seed, rows=1)
+        for beams in (1, 2, 4):
+            streamer = Collect()
+            ids = mine.generate(**inputs, num_beams=beams, max_new_tokens=15, streamer=streamer)
+            assert [token for part in streamer.parts for token in part] == ids[0].tolist() and streamer.ended == 1
+            early += beams > 1 and len(streamer.parts) > 2
+    assert early > 4
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_stop_strings(family):
+    _, mine = pair(family)
+
+    class Letters:
+        """Writes id i as a letter, so that strings span tokens."""
+
+        def decode(self, ids):
+            return "".join(chr(97 + int(i) % 26) for i in ids)
+
+    free = mine.generate(**source(8), max_new_tokens=20)
+    text = Letters().decode(free[0, 1:])
+    stopped = mine.generate(**source(8), max_new_tokens=20, stop_strings=[text[4:7], "!"], tokenizer=Letters())
+    end = text.index(text[4:7]) + 3
+    assert Letters().decode(stopped[0, 1 : 1 + end]) == text[:end]
+    assert set(stopped[0, 1 + end :].tolist()) <= {0}
+
+
+@pytest.mark.parametrize("family", FAMILIES)
 def test_max_time_stops(family):
     _, mine = pair(family)
     assert mine.generate(**source(9), max_time=0.0, max_new_tokens=30, num_beams=1).shape[1] == 2
@@ -270,7 +386,8 @@ def test_bad_options_are_named_before_anything_runs(family, monkeypatch):
         "num_return_sequences": {"num_beams": 2, "num_return_sequences": 3},
         "penalty_alpha=0.6": {"penalty_alpha": 0.6, "top_k": 4},
         "guidance_scale=3.0": {"guidance_scale": 3.0},
-        "streamer": {"num_beams": 2, "streamer": object()},
+        "stop_strings": {"stop_strings": "end"},
+        "encoder_no_repeat_ngram_size": {"encoder_no_repeat_ngram_size": -1},
         "neither|none of them": None,
         "got both": {"inputs": torch.ones(1, 2, dtype=torch.long)},
     }

@@ -88,6 +88,7 @@ def test_refusals_reach_the_user(hub: StandInHub, tmp_path: Path) -> None:
         PegasusForConditionalGeneration.from_pretrained(str(tmp_path / "mistyped"))
 
 
+@pytest.mark.heavy
 def test_a_folder_needs_no_client_and_an_environment_is_obeyed(hub: StandInHub, tmp_path: Path) -> None:
     """In fresh processes: a folder is loaded without the client, and HF_HUB_OFFLINE keeps it off the network."""
     model = PegasusForConditionalGeneration(PegasusConfig(**SIZES))

@@ -10,8 +10,17 @@ from seq2seq_models.core.leaves import FLAX, KERAS, flax_path, from_flax, from_k
 from seq2seq_models.core.parameters import Head, parameters
 from seq2seq_models.errors import CheckpointError
 
-SIZES = {"vocab_size": 40, "d_model": 8, "encoder_layers": 2, "decoder_layers": 11, "encoder_attention_heads": 2,
-             "decoder_attention_heads": 2, "encoder_ffn_dim": 12, "decoder_ffn_dim": 20, "max_position_embeddings": 16}  # fmt: skip
+SIZES = {
+    "vocab_size": 40,
+    "d_model": 8,
+    "encoder_layers": 2,
+    "decoder_layers": 11,
+    "encoder_attention_heads": 2,
+    "decoder_attention_heads": 2,
+    "encoder_ffn_dim": 12,
+    "decoder_ffn_dim": 20,
+    "max_position_embeddings": 16,
+}
 
 
 @pytest.mark.parametrize("config_class", [PegasusConfig, BlenderbotSmallConfig])

@@ -18,7 +18,7 @@ from seq2seq_models.errors import TokenizerError
 
 from .tokenizer_vocabularies import blenderbot_folder, english_paragraphs, pegasus_folder
 
-pytestmark = [pytest.mark.reference, pytest.mark.filterwarnings("ignore")]
+pytestmark = pytest.mark.reference
 FAMILIES = ("pegasus", "blenderbot-small")
 
 

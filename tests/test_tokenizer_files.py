@@ -24,7 +24,6 @@ from .stand_in_hub import StandInHub
 from .tokenizer_vocabularies import DATA, blenderbot_folder, english_paragraphs, pegasus_folder, written_texts
 
 reference = pytest.mark.reference
-pytestmark = pytest.mark.filterwarnings("ignore")
 FAMILIES = ("pegasus", "blenderbot-small")
 TEXTS = [*written_texts()[:8], "a newtok<x>b  <sp> c Newtok", " <x>", "<sp><sp> newtok", "", "do.n't\nstop"]
 

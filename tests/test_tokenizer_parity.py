@@ -14,10 +14,7 @@ from seq2seq_models.core.pegasus import PegasusTokenizer, PegasusTokenizerFast
 
 from .tokenizer_vocabularies import DATA, blenderbot_folder, english_paragraphs, pegasus_folder, written_texts
 
-pytestmark = [
-    pytest.mark.reference,
-    pytest.mark.filterwarnings("ignore"),  # the reference's own
-]
+pytestmark = pytest.mark.reference
 
 FAMILIES = ("pegasus", "blenderbot-small")
 SPECIAL = {

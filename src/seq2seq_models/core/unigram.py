@@ -89,10 +89,7 @@ class Unigram:
         self.candidates = self._candidates(max(normal, default=0.0))
         """What can stand in a segmentation: piece to (score, id)."""
         self.scores = {index: score for score, index in self.candidates.values()}
-        prefixes = {piece[:size] for piece in self.candidates for size in range(1, len(piece))}
-        self.nodes = {
-            text: (*self.candidates.get(text, (0.0, -1)), text in prefixes) for text in prefixes | self.candidates.keys()
-        }
+        self.nodes = _nodes(self.candidates)
         """What pieces begin with: to (score, id or -1, whether a longer piece begins with it)."""
         symbols = [p for p, kind in zip(model.pieces, model.types, strict=True) if kind == PieceType.USER_DEFINED]
         self.symbols = tuple(sorted(symbols, key=len, reverse=True))
@@ -353,6 +350,20 @@ class Unigram:
             out.append(space)
             origins.append((chunks[-1][1], chunks[-1][1]))
         return "".join(out), origins
+
+
+def _nodes(candidates: dict[str, tuple[float, int]]) -> dict[str, tuple[float, int, bool]]:
+    nodes: dict[str, tuple[float, int, bool]] = {}
+    inner = (0.0, -1, True)
+    for piece in candidates:
+        for size in range(len(piece) - 1, 0, -1):
+            prefix = piece[:size]
+            if prefix in nodes:
+                break  # and so are all shorter ones
+            nodes[prefix] = inner
+    for piece, (score, index) in candidates.items():
+        nodes[piece] = score, index, piece in nodes
+    return nodes
 
 
 def _trace(back: list[tuple[int, int]]) -> list[tuple[int, int]]:

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from ..core.decoding import Plan
+from ..core.sampling import uniforms
 
 RULED_OUT = -1e9
 """Added to a candidate's log-probability so that nothing real ranks below it; finite, so that sums stay finite."""
@@ -53,6 +54,7 @@ class BeamSearch:
         self.running_rows = torch.full((*shape, plan.max_length - self.length), -1, dtype=long, device=device)
         self.finished_rows = self.running_rows.clone()
         self.first_row = torch.arange(self.batch, device=device)[:, None] * self.beams
+        self.generators = _generators(self.batch, device) if plan.config.do_sample else []
         self.is_top = torch.arange(self.kept, device=device) < self.beams
 
     def ids(self) -> Tensor:
@@ -79,6 +81,13 @@ class BeamSearch:
         all_done = self.plan.config.early_stopping is True and bool(self.is_finished.all())
         self.is_over = all_done or not bool(self.can_improve.any()) or bool(is_over.all())
 
+    def agreed(self) -> int:
+        """How many tokens all that may still win for the first input have in common, the prompt included."""
+        running = self.running[0, :, : self.length]
+        finished = self.finished[0, :, : self.length][self.is_finished[0]]
+        same = (torch.cat([running, finished]) == running[:1]).all(0)
+        return int(same.long().cumprod(0).sum())
+
     def finish(self) -> tuple[Tensor, Tensor, Tensor]:
         """Sequences [B * returned, length], their scores, and the row each new token came from, -1 after the end."""
         returned = self.plan.config.num_return_sequences
@@ -92,7 +101,7 @@ class BeamSearch:
         vocabulary = scores.shape[1]
         totals = (scores.view(self.batch, self.beams, -1) + self.running_scores[:, :, None]).flatten(1)
         if self.plan.config.do_sample:
-            picked = torch.multinomial(totals.softmax(-1), self.kept)
+            picked = self._draw(totals)
             totals = totals.gather(1, picked)
         else:
             totals, picked = totals.topk(self.kept)
@@ -101,6 +110,16 @@ class BeamSearch:
         candidates[:, :, self.length] = token
         rows[:, :, self.length - self.prompt_length] = beam + self.first_row
         return totals, candidates, rows
+
+    def _draw(self, totals: Tensor) -> Tensor:
+        """k different candidates per input, int64 [B, k], drawn by softmax(totals [B, n * V]), best draw first.
+
+        The k largest of probability / noise are such a draw; each input has its own stream of noise.
+        """
+        noise = torch.empty_like(totals)
+        for row, generator in zip(noise, self.generators, strict=True):
+            row.exponential_(generator=generator)
+        return (totals.softmax(-1) / noise).topk(self.kept).indices
 
     def _go_on(self, totals: Tensor, candidates: Tensor, rows: Tensor, is_over: Tensor) -> None:
         """The n best candidates that are not over become the running beams."""
@@ -142,3 +161,9 @@ class BeamSearch:
 def _take(tensor: Tensor, beam: Tensor) -> Tensor:
     """The beams [B, k] of a tensor [B, n, …]."""
     return tensor.gather(1, beam[:, :, None].expand(-1, -1, tensor.shape[2]))
+
+
+def _generators(rows: int, device: torch.device) -> list[torch.Generator]:
+    """One random stream per row, following from one draw of PyTorch's default generator."""
+    seeds = uniforms(int(torch.randint(2**62, ())), rows, 1)[:, 0]
+    return [torch.Generator(device).manual_seed(int(seed * 2**53)) for seed in seeds]

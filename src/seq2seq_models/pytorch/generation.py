@@ -24,6 +24,7 @@ from ..core.outputs import (
     GenerateEncoderDecoderOutput,
     ModelOutput,
 )
+from ..core.sampling import uniforms
 from ..errors import GenerationError, InputError
 from .attention import padding_mask
 from .beams import BeamSearch
@@ -151,6 +152,28 @@ class Scorer:
         return scores
 
 
+class Draw:
+    """Chooses tokens by their probability. One number per row and step decides, from the row's own random stream.
+
+    The streams follow from one draw of PyTorch's default generator, so that `torch.manual_seed` repeats them.
+    """
+
+    def __init__(self, rows: int, steps: int, device: torch.device) -> None:
+        numbers = uniforms(int(torch.randint(2**62, ())), rows, steps)
+        self.numbers = torch.from_numpy(numbers).to(device)
+        self.step = 0
+
+    def __call__(self, scores: Tensor) -> Tensor:
+        """One token per row, int64 [R], drawn from softmax(scores [R, V])."""
+        mass = scores.softmax(-1).double().cumsum(-1)
+        total = mass[:, -1:]
+        number = self.numbers[:, self.step, None] * total
+        self.step += 1
+        # Kept below the total: the first token whose mass exceeds the number always has a probability.
+        number = torch.minimum(number, total.nextafter(torch.zeros_like(total)))
+        return torch.searchsorted(mass, number, right=True)[:, 0]
+
+
 class StopStrings:
     """Stops a row when its newest token completes one of the strings, whatever else the token holds."""
 
@@ -216,7 +239,8 @@ class GenerationMixin:
                 ids and lengths and before those of sampling.
             stopping_criteria: functions (ids, scores) -> bool or bool [R]; a row stops when one of them says so.
             prefix_allowed_tokens_fn: (row, ids so far) -> the ids allowed next.
-            streamer: gets the prompt and then each token as it is chosen; greedy search and sampling only.
+            streamer: gets the prompt and then each token as it is chosen; with beams, the tokens of the first input as
+                soon as all its beams agree on them.
             **kwargs: any option of `GenerationConfig` (they win over both configurations), and the model's inputs:
                 `attention_mask` (made from the padding if not given), `inputs_embeds`, `encoder_outputs`,
                 `decoder_input_ids`, `decoder_attention_mask`, head masks. `tokenizer` for `stop_strings`.
@@ -235,11 +259,6 @@ class GenerationMixin:
         if config.stop_strings is not None and tokenizer is None:
             raise GenerationError(
                 "`stop_strings` needs `tokenizer`, got none. Pass the model's tokenizer to `generate`."
-            )
-        if streamer is not None and config.num_beams > 1:
-            raise GenerationError(
-                f"`streamer` needs num_beams=1, got num_beams={config.num_beams}: which beam wins is known at the end "
-                "only. Pass num_beams=1."
             )
         if inputs is not None:
             if given.get("input_ids") is not None:
@@ -271,7 +290,7 @@ class GenerationMixin:
             criteria.append(StopStrings(config.stop_strings, tokenizer))
         stop = Stop(resolved, criteria, ids.device)
         if config.num_beams > 1:
-            return self._beam_search(ids, resolved, steps, scorer, stop, records, source)
+            return self._beam_search(ids, resolved, steps, scorer, stop, records, source, streamer)
         sequences = self._choose_one_by_one(ids, resolved, steps, scorer, stop, streamer)
         if not config.return_dict_in_generate:
             return sequences
@@ -333,13 +352,14 @@ class GenerationMixin:
         sequences = ids.new_full((rows, plan.max_length), plan.pad)
         sequences[:, :length] = ids
         is_open = torch.ones(rows, dtype=torch.bool, device=ids.device)
+        draw = Draw(rows, plan.max_length - length, ids.device) if plan.config.do_sample else None
         if streamer is not None:
             streamer.put(ids.cpu())
         while True:
             so_far = sequences[:, :length]
             scores = scorer(so_far, steps(so_far), normalize=False)
-            if plan.config.do_sample:
-                tokens = torch.multinomial(scores.softmax(-1), 1)[:, 0]
+            if draw is not None:
+                tokens = draw(scores)
             else:
                 tokens = scores.argmax(-1)
             if plan.end:
@@ -364,16 +384,27 @@ class GenerationMixin:
         stop: Stop,
         records: Records,
         source: Source,
+        streamer: BaseStreamer | None,
     ) -> Tensor | ModelOutput:
         """Beam search, or beam sampling if the plan samples."""
         search = BeamSearch(ids, plan)
+        shown = ids.shape[1]
+        if streamer is not None:
+            streamer.put(ids[:: search.beams].cpu())
         while not search.is_over:
             so_far = search.ids()
             scores = scorer(so_far, steps(so_far), normalize=True)
             search.step(scores, stop)
+            if streamer is not None and (agreed := search.agreed()) > shown:
+                streamer.put(search.running[0, 0, shown:agreed].cpu())
+                shown = agreed
             if not search.is_over:
                 steps.reorder(search.rows())
         sequences, scores, indices = search.finish()
+        if streamer is not None:
+            if sequences.shape[1] > shown:
+                streamer.put(sequences[0, shown:].cpu())
+            streamer.end()
         if not plan.config.return_dict_in_generate:
             return sequences
         output = self._output(True, sequences, steps, records, source)

@@ -104,6 +104,10 @@ class PreTrainedModel(PretrainedModelMixin, nn.Module):
     def _weights(self) -> Iterator[Stored]:
         return weights.extract(self)
 
+    @classmethod
+    def _stored(cls, state_dict: Mapping[str, Tensor]) -> list[Stored]:
+        return weights.from_state_dict(state_dict)
+
     def post_init(self) -> None:
         """Initialise what was just built, once, by the outermost model."""
         if not _builds_inner_model.get():
