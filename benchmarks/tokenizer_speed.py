@@ -67,7 +67,10 @@ def compare(family: str, arguments: argparse.Namespace) -> None:
     transformers.logging.set_verbosity(logging.CRITICAL)
     if family == "pegasus":
         folder = pegasus_folder()
-        ours, reference = PegasusTokenizerFast.from_pretrained(folder), transformers.PegasusTokenizerFast.from_pretrained(folder)
+        ours, reference = (
+            PegasusTokenizerFast.from_pretrained(folder),
+            transformers.PegasusTokenizerFast.from_pretrained(folder),
+        )
     else:
         folder = blenderbot_folder()
         ours = BlenderbotSmallTokenizer.from_pretrained(folder)
@@ -78,9 +81,15 @@ def compare(family: str, arguments: argparse.Namespace) -> None:
           f"beside {type(reference).__name__}")  # fmt: skip
     print(f"  {'task':28}{'ours/s':>12}{'reference/s':>14}{'ratio':>9}")
     mine, theirs = tasks_of(ours, texts, arguments.batch), tasks_of(reference, texts, arguments.batch)
-    seconds = {name: (best_seconds(mine[name], arguments.repeats), best_seconds(theirs[name], arguments.repeats)) for name in mine}
+    seconds = {
+        name: (best_seconds(mine[name], arguments.repeats), best_seconds(theirs[name], arguments.repeats))
+        for name in mine
+    }
     first = next(iter(mine))
-    seconds[f"{first}, new words"] = best_seconds(mine[first], arguments.repeats, lambda: forget(ours)), seconds[first][1]
+    seconds[f"{first}, new words"] = (
+        best_seconds(mine[first], arguments.repeats, lambda: forget(ours)),
+        seconds[first][1],
+    )
     for name, (own, other) in seconds.items():
         print(f"  {name:28}{len(texts) / own:12,.0f}{len(texts) / other:14,.0f}{other / own:8.1f}x")
 
@@ -91,7 +100,9 @@ def main() -> None:
     parser.add_argument("--texts", type=int, default=512, help="how many paragraphs (default 512)")
     parser.add_argument("--batch", type=int, default=64, help="texts per batch (default 64)")
     parser.add_argument("--repeats", type=int, default=5, help="runs of which the best counts (default 5)")
-    parser.add_argument("--family", nargs="+", default=["pegasus", "blenderbot-small"], choices=["pegasus", "blenderbot-small"])
+    parser.add_argument(
+        "--family", nargs="+", default=["pegasus", "blenderbot-small"], choices=["pegasus", "blenderbot-small"]
+    )
     arguments = parser.parse_args()
     warnings.simplefilter("ignore")
     for family in arguments.family:

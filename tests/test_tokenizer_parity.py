@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import string
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -18,14 +20,27 @@ pytestmark = pytest.mark.reference
 
 FAMILIES = ("pegasus", "blenderbot-small")
 SPECIAL = {
-    "pegasus": ["<pad>", "</s>", "<unk>", "<mask_1>", "<mask_2>", "<unk_2>", "<unk_10>", "<unk_102>", "<unk_103>", "<n>"],
+    "pegasus": [
+        "<pad>",
+        "</s>",
+        "<unk>",
+        "<mask_1>",
+        "<mask_2>",
+        "<unk_2>",
+        "<unk_10>",
+        "<unk_102>",
+        "<unk_103>",
+        "<n>",
+    ],
     "blenderbot-small": ["__null__", "__start__", "__end__", "__unk__", "__newln__", "__START__", "@@", "@@ ", "</w>"],
 }
 ODD = [
     "", " ", "  ", "\n", "\t", "a", ".", "'", "'\n", "a\n\nb", "\n\na\r\nb\r", "a  b   c ", " lead", "trail  ",
     "!!!!! ------ ...... ??", "a.b,c!d?e(f)g'h", "x ' y", "don't can't I'm '' ' '", "▁a ▁ b▁", "▁", "a▁", "</w>a@@ b",
-    "café cafe\u0301 a\u0300\u0301 \u0301", "¨ ´ ½ ① ﬁ ㍿ Å Ω K", "\u200b\u200ba\u200d \ufeff", "\x00\x01a\x7f\x1c\x1d b\x85c",
-    "İstanbul ΑΣ ΣΑΣ ß ŉ ǆ", "日本語のテキスト。 中文 한국어 각", "👍👍🏽 👩‍👩‍👧 🇩🇪 ❤️", "e\u0301" * 20, "ﾊﾞ ﾊﾟ ｶﾞ", "اللغة العربية",
+    "café cafe\u0301 a\u0300\u0301 \u0301", "¨ ´ ½ ① ﬁ ㍿ Å Ω K", "\u200b\u200ba\u200d \ufeff",
+    "\x00\x01a\x7f\x1c\x1d b\x85c",
+    "İstanbul ΑΣ ΣΑΣ ß ŉ ǆ", "日本語のテキスト。 中文 한국어 각", "👍👍🏽 👩‍👩‍👧 🇩🇪 ❤️", "e\u0301" * 20,
+    "ﾊﾞ ﾊﾟ ｶﾞ", "اللغة العربية",
     "\u00a0a\u2003b\u3000c\u2028d", "a" * 300, "ab" * 80, "-" * 300, "= " * 100, "\ufffd\ufffe", "𝒳𝓎 𝟙𝟚",
 ]  # fmt: skip
 
@@ -55,7 +70,8 @@ def assert_same(ours: Any, reference: Any, text: str) -> None:
     ids = got["input_ids"]
     assert ours.tokenize(text) == reference.tokenize(text), text
     assert got.tokens()[: len(ids)] == reference.convert_ids_to_tokens(ids) or ours.unk_token_id in ids
-    assert [token.id for row in got.encodings for token in row.sources if token] == ids[: len(ours.encode(text, add_special_tokens=False))]
+    traced = [token.id for row in got.encodings for token in row.sources if token]
+    assert traced == ours.encode(text, add_special_tokens=False), text
     for skip in (False, True):
         for clean in (False, True):
             options = {"skip_special_tokens": skip, "clean_up_tokenization_spaces": clean}
@@ -70,9 +86,10 @@ def texts_of(family: str) -> st.SearchStrategy[str]:
     marks = st.text(st.characters(categories=["Mn", "Mc", "Me", "Lm", "Sk", "Cf", "Cc", "Zs"]), max_size=4)
     letters = st.text(st.characters(categories=["Ll", "Lu", "Lo", "Nd", "No", "Po", "So"]), max_size=6)
     emoji = st.sampled_from(["👍", "🏽", "👩‍👩‍👧", "🇩🇪", "❤️", "😭", "1️⃣", "\u200d", "\ufe0f"])
-    latin = st.text("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZéèñüßIİıΣςσ.,!?()'\"-_@#<>/0123456789", max_size=12)
+    latin = st.text(string.ascii_letters + string.digits + "éèñüßİıΣςσ.,!?()'\"-_@#<>/", max_size=12)
     words = st.sampled_from(sorted({word for text in written_texts() for word in text.split()}))
-    space = st.sampled_from([" ", " ", " ", "  ", "     ", "\n", "\n\n", "\r\n", "\t", "\u00a0", "\u3000", "\u2028", ""])
+    gaps = [" ", " ", " ", "  ", "     ", "\n", "\n\n", "\r\n", "\t", "\u00a0", "\u3000", "\u2028", ""]
+    space = st.sampled_from(gaps)
     piece = st.one_of(
         words, latin, letters, marks, emoji, space, st.text(characters, max_size=8), st.sampled_from(SPECIAL[family]),
         st.sampled_from(ODD),
@@ -102,20 +119,21 @@ def compare_generated(ours: Any, reference: Any, family: str, count: int) -> int
 @pytest.mark.parametrize("family", FAMILIES)
 def test_written_and_odd_texts(families: dict[str, tuple[Any, Any]], family: str) -> None:
     special = SPECIAL[family]
-    around = [pattern.format(token) for token in special for pattern in ("{}", "a{}b", " a {} b ", "{0}{0}", "a \n{}\n b")]
+    patterns = ("{}", "a{}b", " a {} b ", "{0}{0}", "a \n{}\n b")
+    around = [pattern.format(token) for token in special for pattern in patterns]
     for text in [*written_texts(), *ODD, *around, " ".join(special), "".join(special)]:
         assert_same(*families[family], text)
 
 
 @pytest.mark.parametrize("family", FAMILIES)
 def test_paragraphs(families: dict[str, tuple[Any, Any]], family: str) -> None:
-    for text in english_paragraphs(6000)[::20]:
+    for text in english_paragraphs(6000)[::25]:
         assert_same(*families[family], text)
 
 
 @pytest.mark.parametrize("family", FAMILIES)
 def test_generated_texts(families: dict[str, tuple[Any, Any]], family: str) -> None:
-    assert compare_generated(*families[family], family, 300) >= 300
+    assert compare_generated(*families[family], family, 200) >= 200
 
 
 @pytest.mark.parametrize("family", FAMILIES)
@@ -157,7 +175,7 @@ def test_fast_names_give_the_same_ids(families: dict[str, tuple[Any, Any]]) -> N
             assert dict(fast(text)) == dict(families[family][0](text))
 
 
-def test_rules_of_the_published_blenderbot_vectors() -> None:
+def test_rules_of_the_published_blenderbot_vectors(tmp_path: Path) -> None:
     """The split into tokens, with a vocabulary made of the vectors' own tokens and ids."""
     vectors = json.loads((DATA / "blenderbot_small-90M.tokenization.json").read_text(encoding="utf-8"))
     special = {"__null__", "__start__", "__end__", "__unk__"}
@@ -175,17 +193,12 @@ def test_rules_of_the_published_blenderbot_vectors() -> None:
             while len(symbols) > 1:
                 merges[f"{symbols[0]} {symbols[1]}"] = None
                 symbols[:2] = [symbols[0] + symbols[1]]
-    folder = DATA.parent
-    import tempfile
-    from pathlib import Path
-
-    folder = Path(tempfile.mkdtemp())
-    (folder / "vocab.json").write_text(json.dumps(ids), encoding="utf-8")
-    (folder / "merges.txt").write_text("\n".join(["#version: 0.2", *merges, ""]), encoding="utf-8")
-    tokenizer = BlenderbotSmallTokenizer.from_pretrained(folder)
+    (tmp_path / "vocab.json").write_text(json.dumps(ids), encoding="utf-8")
+    (tmp_path / "merges.txt").write_text("\n".join(["#version: 0.2", *merges, ""]), encoding="utf-8")
+    tokenizer = BlenderbotSmallTokenizer.from_pretrained(tmp_path)
     import transformers
 
-    reference = transformers.BlenderbotSmallTokenizer.from_pretrained(folder)
+    reference = transformers.BlenderbotSmallTokenizer.from_pretrained(tmp_path)
     for vector in vectors:
         assert tokenizer(vector["text"])["input_ids"] == reference(vector["text"])["input_ids"], vector["name"]
         decoded = tokenizer.decode(vector["ids"], clean_up_tokenization_spaces=True)

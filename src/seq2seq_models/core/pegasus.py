@@ -48,6 +48,7 @@ class PegasusTokenizer(PreTrainedTokenizer):
     """
 
     vocab_files_names: ClassVar[dict[str, str]] = {"vocab_file": "spiece.model"}
+    _plain: dict[int, str] | None
 
     def __init__(
         self,
@@ -156,7 +157,7 @@ class PegasusTokenizer(PreTrainedTokenizer):
 
     def _forget(self) -> None:
         super()._forget()
-        self._plain: dict[int, str] | None = None
+        self._plain = None
 
     def build_inputs_with_special_tokens(
         self, token_ids_0: list[int], token_ids_1: list[int] | None = None

@@ -206,7 +206,7 @@ class PreTrainedTokenizer(TokenizerCalls, ChatTemplates, TokenizerFiles):
         if ids and min(ids) < 0:
             # Differs from transformers 4.57.6: negative ids, such as the -100 of labels, are padding.
             pad = self.pad_token_id
-            ids = [index if index >= 0 else pad for index in ids if index >= 0 or pad is not None]
+            ids = [index for index in (pad if i < 0 else i for i in ids) if index is not None]
         if skip_special_tokens:
             skipped = self._special_id_set()
             ids = [index for index in ids if index not in skipped]
