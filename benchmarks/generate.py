@@ -113,9 +113,8 @@ def main() -> None:
         write_checkpoint(args.family, Path(folder))
         rounds = [{library: _side(library, folder, args, cases) for library in LIBRARIES} for _ in range(args.rounds)]
     print(f"{args.family}, {args.threads} threads, medians of {args.rounds} rounds in turn\n")
-    print(
-        f"| {'':44} | {LIBRARIES[0]:>14} | {LIBRARIES[1]:>14} | {'ratio':>6} |\n|{'-' * 46}|{'-' * 16}|{'-' * 16}|{'-' * 8}|"
-    )
+    print(f"| {'':44} | {LIBRARIES[0]:>14} | {LIBRARIES[1]:>14} | {'ratio':>6} |")
+    print(f"|{'-' * 46}|{'-' * 15}:|{'-' * 15}:|{'-' * 7}:|")
     for what in rounds[0][LIBRARIES[0]]:
         ours, theirs = ([sides[library][what] for sides in rounds] for library in LIBRARIES)
         ratio = statistics.median(a / b if b else float("nan") for a, b in zip(ours, theirs, strict=True))

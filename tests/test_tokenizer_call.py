@@ -333,6 +333,7 @@ def test_batch_encoding(family: str) -> None:
         _ = plain[0]
 
 
+@pytest.mark.filterwarnings("ignore:`as_target_tokenizer`:UserWarning")
 @pytest.mark.parametrize("family", FAMILIES)
 def test_prepare_seq2seq_batch(family: str) -> None:
     ours, reference = pair_of(family)

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import copy
+import gc
 import logging
 import os
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -114,42 +117,27 @@ class PretrainedModelMixin(PushToHubMixin):
         options.update(force_download=force_download, local_files_only=local_files_only)
         check_refused(cls.__name__, model_args, options, weights_only)
         choices = Choices(options)
-        if pretrained_model_name_or_path is None:
-            repository, where = None, "the state dict"
-            if choices.state_dict is None:
-                raise CheckpointError(
-                    "`pretrained_model_name_or_path` must be a name or folder, got None. "
-                    "Without one, pass `config` and `state_dict`."
-                )
-        else:
-            if choices.state_dict is not None:
-                raise CheckpointError(
-                    "`state_dict` must be None when a name or folder is given. Pass only one of them."
-                )
-            repository = Repository.from_options(pretrained_model_name_or_path, options)
-            where = repository.name
+        repository = _repository(pretrained_model_name_or_path, choices.state_dict, options)
         config = _config(cls, config, repository, options)
-        if repository is None:
-            stored = open_state_dict(cls._stored(choices.state_dict or {}))
-        else:
-            stored, where = _open(repository, choices.variant, use_safetensors)
-        fitted = fit(stored, config, cls.head)
-        _judge(fitted, stored, cls.__name__, config, where, ignore_mismatched_sizes)
-        read_ahead({weight.file for weight in fitted.weights.values() if weight.file})
-        dtype = resolve_dtype(choices.dtype, config, stored)
-        config.dtype = dtype or "float32"
-        device = resolve_device(choices.device_map)
-        model = cls._build(
-            config, fitted.weights, dtype=dtype, device=device, attn_implementation=choices.attn_implementation
-        )
+        files = None if repository is None else _weight_files(repository, choices.variant, use_safetensors)
+        with _collector_paused():
+            if files is None:
+                stored, where = open_state_dict(cls._stored(choices.state_dict or {})), "the state dict"
+            else:
+                stored, where = open_checkpoint(files.paths, files.index), str(files.chosen)
+            fitted = fit(stored, config, cls.head)
+            _judge(fitted, stored, cls.__name__, config, where, ignore_mismatched_sizes)
+            read_ahead({weight.file for weight in fitted.weights.values() if weight.file})
+            dtype = resolve_dtype(choices.dtype, config, stored)
+            config.dtype = dtype or "float32"
+            device = resolve_device(choices.device_map)
+            attention = choices.attn_implementation
+            model = cls._build(config, fitted.weights, dtype=dtype, device=device, attn_implementation=attention)
         if repository is not None:
-            config.name_or_path = repository.name
-            model.name_or_path = repository.name
+            config.name_or_path = model.name_or_path = repository.name
         if cls._has_generation():
             model.generation_config = _generation_config(repository, config, choices.generation_config)
-        if choices.output_loading_info:
-            return model, _loading_info(fitted)
-        return model
+        return (model, _loading_info(fitted)) if choices.output_loading_info else model
 
     @classmethod
     def _has_generation(cls) -> bool:
@@ -216,6 +204,34 @@ class PretrainedModelMixin(PushToHubMixin):
             self._push_saved(Path(save_directory), written, {"token": token, **kwargs})
 
 
+@contextmanager
+def _collector_paused() -> Iterator[None]:
+    """Building a model makes many objects and no garbage; a full collection in the middle costs as much as the load."""
+    was_on = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was_on:
+            gc.enable()
+
+
+def _repository(
+    name: str | os.PathLike[str] | Repository | None, state_dict: Mapping[str, Any] | None, options: dict[str, Any]
+) -> Repository | None:
+    """Where the weights come from; None if a state dict stands in."""
+    if name is not None and state_dict is not None:
+        raise CheckpointError("`state_dict` must be None when a name or folder is given. Pass only one of them.")
+    if name is not None:
+        return Repository.from_options(name, options)
+    if state_dict is None:
+        raise CheckpointError(
+            "`pretrained_model_name_or_path` must be a name or folder, got None. "
+            "Without one, pass `config` and `state_dict`."
+        )
+    return None
+
+
 def _config(
     cls: type[PretrainedModelMixin],
     given: PretrainedConfig | str | os.PathLike[str] | None,
@@ -261,23 +277,29 @@ def _reach(repository: Repository | None, given: object) -> dict[str, Any]:
     return {name: getattr(repository, name) for name in names}
 
 
-def _open(
-    repository: Repository, variant: str | None, use_safetensors: bool | None
-) -> tuple[Mapping[str, Stored], str]:
-    """The weights of a repository, and the name of where they are."""
+@dataclass(frozen=True)
+class _Files:
+    """The weight files of a repository: the one that was chosen, and all that it stands for."""
+
+    chosen: Path
+    paths: list[Path]
+    index: dict[str, str] | None = None
+
+
+def _weight_files(repository: Repository, variant: str | None, use_safetensors: bool | None) -> _Files:
+    """The weight files of a repository, on this disk."""
     kinds = [(SAFETENSORS, SAFETENSORS_INDEX)] if use_safetensors is not False else []
     kinds += [(BIN, BIN_INDEX)] if not use_safetensors else []
     for whole, index in kinds:
         file = repository.find(with_variant(whole, variant))
         if file is not None:
             _log_choice(repository, file, variant)
-            return open_checkpoint([file]), str(file)
+            return _Files(file, [file])
         table = repository.find(with_variant(index, variant))
         if table is not None:
             _log_choice(repository, table, variant)
             shards = read_index(table)
-            files = [repository.require(shard) for shard in sorted(set(shards.values()))]
-            return open_checkpoint(files, shards), str(table)
+            return _Files(table, [repository.require(shard) for shard in sorted(set(shards.values()))], shards)
     raise _no_weights(repository, kinds, variant)
 
 

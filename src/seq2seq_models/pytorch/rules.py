@@ -200,9 +200,9 @@ def _per_row(source: Tensor, scores: Tensor) -> Tensor:
 def _without_ngrams(ngrams: Tensor, ids: Tensor, scores: Tensor) -> Tensor:
     """Forbid the last word of each n-gram [R, any, n] whose first words are the latest of ids [R, length]."""
     begun = ids[:, ids.shape[1] + 1 - ngrams.shape[2] :]
-    row, place = (ngrams[:, :, :-1] == begun[:, None]).all(-1).nonzero(as_tuple=True)
-    scores[row, ngrams[row, place, -1]] = NEVER
-    return scores
+    is_begun = (ngrams[:, :, :-1] == begun[:, None]).all(-1)
+    # The smaller of score and limit, in place: no list of hits, for which a device would have to be waited for.
+    return scores.scatter_reduce_(1, ngrams[:, :, -1], torch.where(is_begun, NEVER, -NEVER), "amin")
 
 
 def _cut(scores: Tensor, dropped: Tensor, at_least: int) -> Tensor:
