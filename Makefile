@@ -20,7 +20,7 @@ test-fast: $(TEST)/ready       ## the tests that take moments
 	OMP_NUM_THREADS=1 $(TEST)/bin/python -m pytest -n 2 --dist loadfile -m 'not heavy'
 
 test-newest: $(NEWEST)/ready   ## loading, saving and tokenizing with the newest huggingface_hub and tokenizers
-	$(NEWEST)/bin/python -m pytest -m 'not reference' tests/test_hub.py tests/test_checkpoints.py tests/test_loading.py
+	$(NEWEST)/bin/python -m pytest -m "not reference" tests/test_hub.py tests/test_hub_models.py tests/test_checkpoints.py tests/test_leaves.py
 
 lint: $(TEST)/ready
 	$(TEST)/bin/ruff check .

@@ -273,6 +273,9 @@ def test_wrong_inputs(family: str) -> None:
             ours("hello", **options)
     with pytest.raises(TypeError, match="`text` must be a str, got int"):
         ours.tokenize(5)
+    if family == "pegasus":
+        with pytest.raises(TokenizerError, match="half of a surrogate pair"):
+            ours("a \ud800 b")
     ours.pad_token = None
     with pytest.raises(TokenizerError, match="`pad_token` must be set"):
         ours(["a", "b c"], padding=True)

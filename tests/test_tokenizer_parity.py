@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import random
 import string
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
 from seq2seq_models.core.blenderbot_small import BlenderbotSmallTokenizer, BlenderbotSmallTokenizerFast
+from seq2seq_models.core.bpe import BytePairs
 from seq2seq_models.core.pegasus import PegasusTokenizer, PegasusTokenizerFast
 
 from .tokenizer_vocabularies import DATA, blenderbot_folder, english_paragraphs, pegasus_folder, written_texts
@@ -203,3 +205,26 @@ def test_rules_of_the_published_blenderbot_vectors(tmp_path: Path) -> None:
         assert tokenizer(vector["text"])["input_ids"] == reference(vector["text"])["input_ids"], vector["name"]
         decoded = tokenizer.decode(vector["ids"], clean_up_tokenization_spaces=True)
         assert decoded == vector["decoded"], vector["name"]
+
+
+def test_long_words_merge_as_short_ones_do() -> None:
+    """Two ways to the same merges, also with merges in an order that no training gives, and with some twice."""
+    choose = random.Random(0)
+    for _ in range(1000):
+        pool = ["a", "b", "c"]
+        merges = []
+        for _ in range(choose.randrange(1, 12)):
+            merges.append((choose.choice(pool), choose.choice([*pool, *(f"{letter}</w>" for letter in "abc")])))
+            pool.append("".join(merges[-1]).replace("</w>", ""))
+        choose.shuffle(merges)
+        pairs = BytePairs(merges)
+        symbols = [*choose.choices("abc", k=choose.randrange(1, 40)), choose.choice("abc") + "</w>"]
+        assert pairs._merge_long(symbols) == pairs._merge_short(symbols), (merges, symbols)
+
+
+def test_a_long_text_without_a_space(families: dict[str, tuple[Any, Any]]) -> None:
+    text = "".join(random.Random(0).choices("abcdefghijklmnopqrstuvwxyz", k=100_000))
+    for ours, _ in families.values():
+        assert len(ours.tokenize(text)) > 10_000
+    reference = families["pegasus"][1]
+    assert families["pegasus"][0](text)["input_ids"] == reference(text)["input_ids"]

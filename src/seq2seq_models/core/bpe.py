@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from heapq import heapify, heappop, heappush
 from itertools import pairwise
 
 import regex
@@ -11,6 +12,7 @@ _BEFORE = regex.compile(r"([.,!?()])")
 _AROUND = regex.compile(r"(')")
 _RUN = regex.compile(r"\s{2,}")
 _WORD = regex.compile(r"\S+\n?")
+_LONG = 60
 END = "</w>"
 """What the last symbol of a word ends in while merging."""
 
@@ -95,15 +97,50 @@ class BytePairs:
         if len(part) == 1:
             return [part]
         symbols = [*part[:-1], part[-1] + END]
-        none = len(self.ranks)
+        symbols = self._merge_short(symbols) if len(symbols) < _LONG else self._merge_long(symbols)
+        tokens = [f"{symbol}{GOES_ON}" for symbol in symbols]
+        tokens[-1] = symbols[-1][: -len(END)]
+        return tokens
+
+
+    def _merge_short(self, symbols: list[str]) -> list[str]:
+        none = len(self.pairs)
         while len(symbols) > 1:
             rank, pair = min((self.ranks.get(pair, none), pair) for pair in pairwise(symbols))
             if rank == none:
                 break
             symbols = _merge(symbols, pair)
-        tokens = [f"{symbol}{GOES_ON}" for symbol in symbols]
-        tokens[-1] = symbols[-1][: -len(END)]
-        return tokens
+        return symbols
+
+    def _merge_long(self, symbols: list[str]) -> list[str]:
+        """The same in a time that does not grow with the square of the length: a text may be one word of a megabyte."""
+        ranks = self.ranks
+        after = [*range(1, len(symbols)), -1]
+        before = [*range(-1, len(symbols) - 1)]
+        alive: list[str | None] = [*symbols]
+        queue = [(ranks[pair], place, pair) for place, pair in enumerate(pairwise(symbols)) if pair in ranks]
+        heapify(queue)
+        while queue:
+            # All places of one pair, from left to right, before any pair that they give rise to.
+            rank = queue[0][0]
+            changed: list[int] = []
+            while queue and queue[0][0] == rank:
+                _, place, pair = heappop(queue)
+                follower = after[place]
+                if follower < 0 or (alive[place], alive[follower]) != pair:
+                    continue
+                alive[place], alive[follower] = "".join(pair), None
+                after[place] = after[follower]
+                if after[place] >= 0:
+                    before[after[place]] = place
+                changed.append(place)
+            for place in changed:
+                for left in (before[place], place):
+                    right = after[left] if left >= 0 else -1
+                    fresh = (alive[left], alive[right]) if right >= 0 else None
+                    if fresh in ranks:
+                        heappush(queue, (ranks[fresh], left, fresh))  # type: ignore[index, arg-type]
+        return [symbol for symbol in alive if symbol is not None]
 
 
 def _merge(symbols: list[str], pair: tuple[str, str]) -> list[str]:

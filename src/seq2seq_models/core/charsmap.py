@@ -87,7 +87,7 @@ class Charsmap:
         taken, found = 1, None
         for index in range(at, len(text)):
             position = None
-            for byte in text[index].encode():
+            for byte in _utf8(text[index]):
                 step = self._step(node, byte)
                 if step is None:
                     break
@@ -107,7 +107,7 @@ class Charsmap:
         if not self.units:
             return
         node = _offset(self.units[0])
-        for byte in character.encode():
+        for byte in _utf8(character):
             step = self._step(node, byte)
             if step is None:
                 return
@@ -142,6 +142,15 @@ class Charsmap:
             taken, replacement = (len(symbol), symbol) if symbol else self.match(text, at)
             yield at, at + taken, replacement
             at += taken
+
+
+def _utf8(character: str) -> bytes:
+    try:
+        return character.encode()
+    except UnicodeEncodeError:
+        raise TokenizerError(
+            f"A text must not hold half of a surrogate pair, got {character!r}. Read it with errors='replace'."
+        ) from None
 
 
 def _offset(unit: int) -> int:
