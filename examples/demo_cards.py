@@ -20,7 +20,7 @@ and companies it copies, mostly also those it has never read. Anything else it t
 kinds, which is then wrong. For real summaries take a real checkpoint, such as `google/pegasus-xsum`.
 
 - Architecture: Pegasus, 2 + 2 layers, 128 wide, real layout of special tokens (ids 0 to 105), sinusoidal positions.
-- Text: made up by `examples/demo_reports.py` of this project; no person's words are in it. Reports have three to ten
+- Text: made up by `examples/demo_reports.py` of this project; no person's words are in it. Reports have one to ten
   sentences, at most about 150 tokens; longer input is accepted (512 tokens), but was never trained.
 - Training: `examples/make_demo_checkpoints.py`, on one CPU core, a few minutes.
 - Measured: {share:.1%} exact match on {count} held-out reports, with the settings in generation_config.json

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from demo_words import FIRST_NAMES, invent, is_held_out
 from demo_words import TOWNS as TOWN_NAMES
 
-INVENTED = 0.2
+INVENTED = 0.12
 """Of all names, how many are words that no list holds, so that names are copied and not known by heart."""
 
 NAMES = [name.lower() for name in FIRST_NAMES]

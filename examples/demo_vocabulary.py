@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import string
+import struct
 from collections import Counter
 from pathlib import Path
 
@@ -15,6 +16,50 @@ from seq2seq_models.core.spiece import PieceType, write_spiece_model
 
 UNSEEN = -14.0
 """Log probability of a character that the text does not hold; below that of every piece that it does."""
+
+
+_CHARACTERS = {
+    **dict.fromkeys("\t\n\r\u00a0", " "),
+    **dict.fromkeys("\u201c\u201d\u201e", '"'),
+    **dict.fromkeys("\u2018\u2019", "'"),
+    **dict.fromkeys("\u2013\u2014", "-"),
+    "\u2026": "...",
+}
+"""What becomes of characters that a report may hold but the vocabulary does not: line ends are spaces, as in Pegasus."""
+
+
+def compile_characters(rules: dict[str, str]) -> bytes:
+    """The rules as SentencePiece compiles them: a double-array trie over UTF-8, then the replacements.
+
+    A unit of the trie holds its label in bits 0 to 7, whether a rule ends below it in bit 8, and from bit 10 the
+    offset to its children; a unit with bit 31 is a value. Source: github.com/s-yata/darts-clone.
+
+    Args:
+        rules: replacement of each character, none of which begins another.
+    """
+    texts, places = b"", {}
+    for character, replacement in rules.items():
+        places[character.encode()] = len(texts)
+        texts += replacement.encode() + b"\0"
+    units: dict[int, int] = {0: 0}
+
+    def grow(node: int, prefix: bytes) -> None:
+        following = sorted({key[len(prefix)] for key in places if key.startswith(prefix) and len(key) > len(prefix)})
+        wanted = following or [0]
+        base = next(base for base in range(1, 1 << 20) if all(base ^ label not in units for label in wanted))
+        units[node] |= (node ^ base) << 10
+        units.update({base ^ label: label for label in following})
+        if not following:
+            units[node] |= 1 << 8
+            units[base] = places[prefix] | 1 << 31
+        for label in following:
+            grow(base ^ label, prefix + bytes([label]))
+
+    grow(0, b"")
+    # Every label is looked for within the block of 256 units that a base lies in, so the last block must be whole.
+    length = (max(units) // 256 + 1) * 256
+    trie = struct.pack(f"<{length}I", *(units.get(index, 0) for index in range(length)))
+    return struct.pack("<I", len(trie)) + trie + texts
 
 
 def _merged(words: list[str], size: int, suffix: str | None, first: list[str], letters: str) -> Tokenizer:
@@ -49,7 +94,7 @@ def write_pegasus_vocabulary(folder: Path, texts: list[str], size: int, length: 
     scored = [(piece, math.log(counts[piece] / total) if counts[piece] else UNSEEN) for piece in kept]
     pieces = [("<pad>", 0.0, PieceType.CONTROL), ("</s>", 0.0, PieceType.CONTROL), ("<unk>", 0.0, PieceType.UNKNOWN)]
     pieces += [(piece, score, PieceType.NORMAL) for piece, score in sorted(scored, key=lambda one: (-one[1], one[0]))]
-    write_spiece_model(folder / "spiece.model", pieces)
+    write_spiece_model(folder / "spiece.model", pieces, compile_characters(_CHARACTERS))
     _write(folder / "special_tokens_map.json", {"eos_token": "</s>", "unk_token": "<unk>", "pad_token": "<pad>"})
     _write(folder / "tokenizer_config.json", {"tokenizer_class": "PegasusTokenizer", "model_max_length": length})
 

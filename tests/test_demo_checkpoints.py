@@ -88,6 +88,28 @@ def test_hundreds_of_held_out_texts_are_answered_to_the_letter(script: ModuleTyp
     assert script.exact_match(recipe(script, name), demo_checkpoint(name), 500) >= 0.95
 
 
+def test_line_ends_and_printed_quotes_are_read_as_the_text_was_trained() -> None:
+    tokenizer = AutoTokenizer.from_pretrained(demo_checkpoint("pegasus-demo"))
+    typed = 'He was taken to hospital. "Yes," said Anna\'s son - now...'
+    printed = "He was\ttaken to\r\nhospital.\n\u201cYes,\u201d said\u00a0Anna\u2019s son \u2013 now\u2026\n"
+    assert tokenizer(printed)["input_ids"] == tokenizer(typed)["input_ids"]
+
+
+@pytest.mark.reference
+def test_transformers_reads_the_vocabularies_alike(script: ModuleType) -> None:
+    import transformers
+
+    texts = {
+        "pegasus-demo": [one.text for one in islice(script.reports(4), 50)] + ["to\nhospital \u2026 \u65e5 \u00e9"],
+        "blenderbot-small-demo": [" ".join(one.turns) for one in islice(script.exchanges(4), 50)] + ["a\nb \u65e5"],
+    }
+    for name in NAMES:
+        theirs = getattr(transformers, f"{'Pegasus' if 'pegasus' in name else 'BlenderbotSmall'}Tokenizer")
+        theirs = theirs.from_pretrained(demo_checkpoint(name))
+        ours = AutoTokenizer.from_pretrained(demo_checkpoint(name))
+        assert ours(texts[name])["input_ids"] == theirs(texts[name])["input_ids"]
+
+
 def test_what_is_held_out_is_never_trained_on(script: ModuleType) -> None:
     trained = {one.text for one in islice(script.reports(1), 3000)}
     assert len(trained) == 3000

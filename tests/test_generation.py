@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import random
+from collections import Counter
 
 import pytest
 import torch
@@ -12,80 +12,37 @@ from seq2seq_models import GenerationConfig, LogitsProcessorList, StoppingCriter
 from seq2seq_models.core.outputs import BaseModelOutput
 from seq2seq_models.errors import GenerationError, InputError
 
+from .combinations import CHUNK, COMBINATIONS, RULES, chunks, combination, source
 from .tiny import FAMILIES, batch, close, pair
 
 FULL = "ForConditionalGeneration"
 pytestmark = [pytest.mark.reference]
 END = {"Pegasus": 1, "BlenderbotSmall": 2}
-COMBINATIONS = 120
-
-
 ONE_DRAW = {"do_sample": True, "max_new_tokens": 1, "forced_eos_token_id": None}
 ONE_DRAW |= {"return_dict_in_generate": True, "output_scores": True}
 
 
-def source(seed: int, rows: int = 3, length: int = 11) -> dict[str, torch.Tensor]:
-    inputs = batch(seed, rows=rows, source=length)
-    return {"input_ids": inputs["input_ids"], "attention_mask": inputs["attention_mask"]}
-
-
-def combination(seed: int, family: str) -> tuple[dict[str, torch.Tensor], dict[str, object]]:
-    """Random inputs and options; every option is off more often than on, so that all pairs occur."""
-    draw = random.Random(seed)
-    beams = draw.choice([1, 1, 2, 3, 5])
-    length = draw.choice([5, 9, 14, 20])
-    options: dict[str, object] = {"num_beams": beams, "do_sample": False}
-    options["max_new_tokens" if draw.random() < 0.5 else "max_length"] = length
-    if draw.random() < 0.3:
-        options["min_new_tokens" if draw.random() < 0.5 else "min_length"] = draw.randrange(1, length)
-    if draw.random() < 0.4:
-        options["no_repeat_ngram_size"] = draw.choice([1, 2, 3])
-    if draw.random() < 0.4:
-        options["repetition_penalty"] = draw.choice([0.7, 1.3, 2.0])
-    if draw.random() < 0.3:
-        options["forced_bos_token_id"] = draw.randrange(3, 83)
-    if draw.random() < 0.3:
-        options["forced_eos_token_id"] = draw.choice([None, END[family], [END[family], 7]])
-    if draw.random() < 0.3:
-        options["eos_token_id"] = [END[family], draw.randrange(3, 83)]
-    if draw.random() < 0.2:
-        options["suppress_tokens"] = draw.sample(range(3, 83), 5)
-    if draw.random() < 0.2:
-        options["begin_suppress_tokens"] = draw.sample(range(3, 83), 5)
-    inputs = source(seed, rows=draw.choice([1, 2, 4]), length=draw.choice([1, 6, 13]))
-    if draw.random() < 0.25:
-        options["encoder_no_repeat_ngram_size"] = draw.choice([1, 2, 3])
-    if beams == 1 and draw.random() < 0.3:  # with beams the reference treats some rows only
-        options["encoder_repetition_penalty"] = draw.choice([0.5, 1.5, 3.0])
-    if draw.random() < 0.25:
-        words = [[draw.randrange(0, 83)], [draw.randrange(3, 83), draw.randrange(3, 83)], [END[family]]]
-        options["bad_words_ids"] = [*words, [END[family], draw.randrange(83)]]
-    if draw.random() < 0.25:
-        pairs = [[[draw.randrange(1, 83)], 4.0], [[draw.randrange(1, 83), draw.randrange(1, 83)], -5.0]]
-        pairs.append([[draw.randrange(1, 83), pairs[0][0][0]], 6.0])
-        options["sequence_bias"] = pairs if draw.random() < 0.5 else {tuple(ids): bias for ids, bias in pairs}
-    if draw.random() < 0.25:
-        options["exponential_decay_length_penalty"] = (draw.randrange(1, 6), draw.choice([1.1, 1.5]))
-    if draw.random() < 0.2:
-        options["use_cache"] = False
-    if beams > 1:
-        options["length_penalty"] = draw.choice([0.0, 0.6, 1.0, 2.0, -1.0])
-        options["early_stopping"] = draw.choice([True, False, "never"])
-        options["num_return_sequences"] = draw.randrange(1, beams + 1)
-    return inputs, options
-
-
 @pytest.mark.parametrize("family", FAMILIES)
-@pytest.mark.parametrize("start", range(0, COMBINATIONS, 20))
+@pytest.mark.parametrize("start", chunks())
 def test_ids_equal_the_reference_on_random_combinations(family, start):
     lengths = set()
-    for seed in range(start, start + 20):
+    for seed in range(start, start + CHUNK):
         theirs, mine = pair(family, seed=seed % 4)
         inputs, options = combination(seed, family)
         expected, found = theirs.generate(**inputs, **options), mine.generate(**inputs, **options)
         assert found.tolist() == expected.tolist(), (seed, options)
         lengths.add(found.shape[1])
     assert len(lengths) > 3
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_every_rule_is_in_many_combinations_with_another_beside_it(family):
+    together: Counter[str] = Counter()
+    for seed in range(COMBINATIONS):
+        named = sorted(set(combination(seed, family)[1]) & RULES)
+        together.update(named if len(named) > 1 else ())
+    print(family, dict(together))
+    assert set(together) == RULES and min(together.values()) >= 20
 
 
 @pytest.mark.parametrize("family", FAMILIES)

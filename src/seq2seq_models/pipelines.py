@@ -162,11 +162,9 @@ class Text2TextGenerationPipeline:
     def _record(self, sequence: Any, call: _Call) -> dict[str, Any]:
         record: dict[str, Any] = {}
         if call.tensors:
-            # Padding depends on what else was in the batch, so it is no part of the answer.
-            ids = [int(token) for token in sequence]
-            while len(ids) > 1 and ids[-1] == self.tokenizer.pad_token_id:
-                ids.pop()
-            record[f"{self._key}_token_ids"] = sequence[: len(ids)]
+            # What follows the end depends on what else was in the batch, so it is no part of the answer.
+            ids, end = [int(token) for token in sequence], self.tokenizer.eos_token_id
+            record[f"{self._key}_token_ids"] = sequence[: ids.index(end, 1) + 1] if end in ids[1:] else sequence
         if call.text:
             record[f"{self._key}_text"] = self.tokenizer.decode(
                 sequence, skip_special_tokens=True, clean_up_tokenization_spaces=call.clean_up

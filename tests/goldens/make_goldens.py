@@ -54,10 +54,9 @@ def fill(model: Any, seed: int) -> Any:
 
     with torch.no_grad():
         for name, value in model.state_dict().items():
-            is_tied = name.endswith("embed_tokens.weight") or name == "lm_head.weight"
-            is_shared = "shared" in name or not hasattr(model, "model") or not hasattr(model.model, "encoder")
-            if (is_tied and not is_shared) or is_computed(model, name):
+            if is_computed(model, name):
                 continue
+            is_tied = name.endswith(("shared.weight", "embed_tokens.weight", "lm_head.weight"))
             key = "model.shared.weight" if is_tied else name
             drawn = np.random.default_rng([zlib.crc32(key.encode()), seed]).normal(size=tuple(value.shape)) * 0.3
             is_gain = "norm" in name and name.endswith("weight")

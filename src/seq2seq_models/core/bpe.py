@@ -139,7 +139,7 @@ class BytePairs:
                     right = after[left] if left >= 0 else -1
                     fresh = (alive[left], alive[right]) if right >= 0 else None
                     if fresh in ranks:
-                        heappush(queue, (ranks[fresh], left, fresh))  # type: ignore[index, arg-type]
+                        heappush(queue, (ranks[fresh], left, fresh))  # type: ignore[index, misc]
         return [symbol for symbol in alive if symbol is not None]
 
 

@@ -37,7 +37,8 @@ IMPLEMENTED = METADATA | frozenset(
     "max_length max_new_tokens min_length min_new_tokens early_stopping max_time do_sample num_beams use_cache "
     "temperature top_k top_p min_p typical_p epsilon_cutoff eta_cutoff repetition_penalty encoder_repetition_penalty "
     "no_repeat_ngram_size encoder_no_repeat_ngram_size bad_words_ids sequence_bias length_penalty renormalize_logits "
-    "exponential_decay_length_penalty stop_strings "
+    "exponential_decay_length_penalty stop_strings num_beam_groups diversity_penalty penalty_alpha low_memory "
+    "num_assistant_tokens num_assistant_tokens_schedule assistant_confidence_threshold "
     "forced_bos_token_id forced_eos_token_id remove_invalid_values suppress_tokens begin_suppress_tokens "
     "num_return_sequences output_attentions output_hidden_states output_scores output_logits return_dict_in_generate "
     "pad_token_id bos_token_id eos_token_id decoder_start_token_id".split()
@@ -116,7 +117,7 @@ def _unknown(names: Sequence[str]) -> str:
 
 def _refuse_unsupported(config: GenerationConfig) -> None:
     default = GenerationConfig().to_dict()
-    neutral = {"num_beam_groups": 1, "diversity_penalty": 0.0, "guidance_scale": 1.0, "penalty_alpha": 0.0}
+    neutral = {"guidance_scale": 1.0}
     refused = []
     for name, standard in default.items():
         value = getattr(config, name, None)
@@ -167,9 +168,12 @@ def plan(
             f"`max_length` must be more than the {prompt_length} decoder tokens given, got {config.max_length}. "
             "Raise it, or use `max_new_tokens`."
         )
-    if config.max_length - 1 > positions:
+    # The last token is never read again, but for contrastive search, which reads every candidate.
+    more = 0 if config.penalty_alpha else 1
+    if config.max_length - more > positions:
         raise GenerationError(
-            f"`max_length` must be at most {positions + 1} (max_position_embeddings {positions}, and one more token), "
+            f"`max_length` must be at most {positions + more} (max_position_embeddings {positions}"
+            f"{', and one more token' * more}), "
             f"got {config.max_length}. Lower it or `max_new_tokens`, or call resize_position_embeddings."
         )
     end = tokens_of(config.eos_token_id)

@@ -46,6 +46,21 @@ class BadWords(SequenceBias):
 
 
 @dataclass(frozen=True)
+class HammingDiversity(Rule):
+    """A word loses `penalty` for every beam of an earlier group that chose it at this step.
+
+    `taken` are those beams' words [B, any], put in anew for every group; None before the first group.
+
+    Source: Vijayakumar et al. 2016 (diverse beam search), section 4.3, "Hamming diversity".
+    """
+
+    looks_at = "ids"
+    option = "diversity_penalty"
+    penalty: float
+    taken: Any = None
+
+
+@dataclass(frozen=True)
 class EncoderRepetitionPenalty(Rule):
     """Scores of the source's words are multiplied by `penalty` if positive, divided by it if negative.
 
@@ -315,6 +330,8 @@ def score_rules(
     rules: list[Rule] = []
     if config.sequence_bias is not None:
         rules.append(SequenceBias(_biases(config.sequence_bias)))
+    if config.diversity_penalty:
+        rules.append(HammingDiversity(config.diversity_penalty))
     if config.encoder_repetition_penalty not in (None, 1.0):
         rules.append(EncoderRepetitionPenalty(config.encoder_repetition_penalty, _needed(source, "repetition_penalty")))
     if config.repetition_penalty not in (None, 1.0):
@@ -332,7 +349,7 @@ def score_rules(
     if config.min_new_tokens and end:
         rules.append(MinNewTokens(config.min_new_tokens, prompt_length, end))
     if prefix_allowed_tokens_fn is not None:
-        rules.append(PrefixAllowed(prefix_allowed_tokens_fn, config.num_beams))
+        rules.append(PrefixAllowed(prefix_allowed_tokens_fn, config.num_beams // config.num_beam_groups))
     if config.forced_bos_token_id is not None:
         rules.append(ForcedBegin(config.forced_bos_token_id))
     if config.forced_eos_token_id is not None:

@@ -41,6 +41,18 @@ class CacheLayer:
         if self.keys is not None and self.values is not None:
             self.keys, self.values = self.keys.index_select(0, rows), self.values.index_select(0, rows)
 
+    def crop(self, length: int) -> None:
+        """Keep the first `length` positions."""
+        if self.keys is not None and self.values is not None:
+            self.keys, self.values = self.keys[:, :, :length], self.values[:, :, :length]
+
+    def keep(self, start: int, chosen: Tensor) -> None:
+        """Of the positions from `start` on, only the one that is chosen[row] later stays, at `start`."""
+        if self.keys is not None and self.values is not None:
+            picked = (_of_row(tensor[:, :, start:], chosen) for tensor in (self.keys, self.values))
+            before = (self.keys[:, :, :start], self.values[:, :, :start])
+            self.keys, self.values = (torch.cat(both, dim=2) for both in zip(before, picked, strict=True))
+
     def length(self) -> int:
         return 0 if self.keys is None else self.keys.shape[2]
 
@@ -79,6 +91,17 @@ class StaticCacheLayer(CacheLayer):
             torch.index_select(buffer[:, :, : self._filled], 0, rows, out=spare[:, :, : self._filled])
         self._buffers, self._spare = self._spare, self._buffers
         self._view()
+
+    def crop(self, length: int) -> None:
+        if self._buffers is not None:
+            self._filled = min(length, self._filled)
+            self._view()
+
+    def keep(self, start: int, chosen: Tensor) -> None:
+        if self._buffers is not None:
+            for buffer in self._buffers:
+                buffer[:, :, start : start + 1] = _of_row(buffer[:, :, start : self._filled], chosen)
+            self.crop(start + 1)
 
     def length(self) -> int:
         return self._filled
@@ -128,6 +151,27 @@ class Cache:
         """Row i becomes what row beam_idx[i] was, in every layer."""
         for layer in self.layers:
             layer.reorder(beam_idx)
+
+    def crop(self, max_length: int) -> None:
+        """Forget the positions from `max_length` on; a negative number is that of the positions to forget.
+
+        The encoder's keys and values stay. What the cache holds beyond may be overwritten by the next update.
+        """
+        held = self.get_seq_length()
+        length = max(held + max_length, 0) if max_length < 0 else max_length
+        if length < held:
+            for layer in self.layers:
+                layer.crop(length)
+
+    def keep(self, start: int, chosen: Tensor) -> None:
+        """Of the positions from `start` on, only the one that is chosen[row] later stays, at `start`.
+
+        Args:
+            start: number of positions that all stay.
+            chosen: int64 [B], counted from `start`.
+        """
+        for layer in self.layers:
+            layer.keep(start, chosen)
 
     def to_legacy_cache(self) -> tuple[tuple[Tensor, ...], ...]:
         """One tuple of tensors per layer: (keys, values)."""
@@ -250,3 +294,9 @@ class EncoderDecoderCache(Cache):
             if len(layer) > 2:
                 cache.set_cross(layer[2], layer[3], index)
         return cache
+
+
+def _of_row(tensor: Tensor, chosen: Tensor) -> Tensor:
+    """The place chosen[row] of each row of [B, H, places, K], as [B, H, 1, K]."""
+    rows, heads, _, width = tensor.shape
+    return tensor.gather(2, chosen.view(rows, 1, 1, 1).expand(rows, heads, 1, width))

@@ -28,6 +28,14 @@ def sequence_bias(rule: rules.SequenceBias, ids: Tensor, scores: Tensor) -> Tens
     return scores
 
 
+def hamming_diversity(rule: rules.HammingDiversity, ids: Tensor, scores: Tensor) -> Tensor:
+    if rule.taken is None or rule.taken.shape[1] == 0:
+        return scores
+    batch = rule.taken.shape[0]
+    times = scores.new_zeros(batch, scores.shape[1]).scatter_add_(1, rule.taken, scores.new_ones(rule.taken.shape))
+    return (scores.view(batch, -1, scores.shape[1]) - rule.penalty * times[:, None]).flatten(0, 1)
+
+
 def encoder_repetition_penalty(rule: rules.EncoderRepetitionPenalty, ids: Tensor, scores: Tensor) -> Tensor:
     source = _per_row(rule.source, scores)
     seen = scores.gather(1, source)
@@ -150,6 +158,7 @@ def renormalize(rule: rules.Renormalize, ids: Tensor, scores: Tensor) -> Tensor:
 FUNCTIONS: dict[type[rules.Rule], RuleFunction] = {
     rules.SequenceBias: sequence_bias,
     rules.BadWords: sequence_bias,
+    rules.HammingDiversity: hamming_diversity,
     rules.EncoderRepetitionPenalty: encoder_repetition_penalty,
     rules.EncoderNoRepeatNgrams: encoder_no_repeat_ngrams,
     rules.DecayLength: decay_length,

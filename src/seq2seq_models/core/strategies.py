@@ -1,0 +1,125 @@
+"""Which strategy a call of `generate` asks for, and which options do not go with it, for all frameworks."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from ..errors import GenerationError
+from .generation_options import GenerationMode
+from .validity import message
+
+if TYPE_CHECKING:
+    from .generation_config import GenerationConfig
+
+ASSISTANT_OPTIONS = ("num_assistant_tokens", "num_assistant_tokens_schedule", "assistant_confidence_threshold")
+"""Options without effect unless there is an `assistant_model`."""
+
+
+@dataclass(frozen=True)
+class AssistantOptions:
+    """How an assistant drafts.
+
+    Attributes:
+        tokens: number of tokens drafted at once, to begin with.
+        schedule: "constant", or "heuristic": 2 more after a draft that was right throughout, 1 less after any other;
+            "heuristic" keeps the number for the next call, "heuristic_transient" does not.
+        threshold: a draft ends after a token that the assistant gives less probability than this.
+        is_own: the number comes from the assistant's own generation config, which then keeps it.
+    """
+
+    tokens: int
+    schedule: str
+    threshold: float
+    is_own: bool
+
+
+def strategy(
+    config: GenerationConfig, keywords: Iterable[str] = (), *, assistant: Any = None, streamer: Any = None
+) -> GenerationMode:
+    """The strategy that a resolved configuration asks for.
+
+    Args:
+        config: as `resolve` returned it.
+        keywords: names of the options that this call itself gave.
+        assistant: the smaller model that drafts, if any.
+        streamer: the streamer of this call, if any.
+
+    Raises:
+        GenerationError: naming the options that do not go together.
+    """
+    faults = [*_group_faults(config, assistant, streamer), *_contrastive_faults(config, assistant)]
+    faults += _assistant_faults(config, set(keywords), assistant)
+    if faults:
+        raise GenerationError(message(faults, "generate", "Leave one of the two unset."))
+    return config.get_generation_mode(assistant)
+
+
+def _group_faults(config: GenerationConfig, assistant: Any, streamer: Any) -> Iterator[str]:
+    groups = config.num_beam_groups
+    if groups == 1:
+        if config.diversity_penalty:
+            yield f"`diversity_penalty` must be 0 with `num_beam_groups` = 1, got {config.diversity_penalty}"
+        return
+    if streamer is not None:
+        yield f"`streamer` must be None with `num_beam_groups` = {groups}: groups are made not to agree on a prefix"
+    if config.stop_strings is not None:
+        yield f"`stop_strings` must be None with `num_beam_groups` = {groups}, got {config.stop_strings!r}"
+
+
+def _contrastive_faults(config: GenerationConfig, assistant: Any) -> Iterator[str]:
+    # Differs from transformers 4.51.3: where these options exclude each other, it leaves one of them out silently.
+    alpha = config.penalty_alpha
+    if not alpha:
+        if config.low_memory:
+            yield "`low_memory` must be unset without `penalty_alpha`, got True"
+        return
+    if config.num_beams > 1:
+        yield f"`num_beams` must be 1 with `penalty_alpha` = {alpha}, got {config.num_beams}"
+    if config.do_sample:
+        yield f"`do_sample` must be false with `penalty_alpha` = {alpha}, got True"
+    if (config.top_k or 0) < 2:
+        yield f"`top_k` must be at least 2 with `penalty_alpha` = {alpha}, got {config.top_k}"
+    if assistant is not None:
+        yield f"`assistant_model` must be None with `penalty_alpha` = {alpha}"
+
+
+def _assistant_faults(config: GenerationConfig, keywords: set[str], assistant: Any) -> Iterator[str]:
+    if assistant is None:
+        yield from (f"`{name}` must be unset without `assistant_model`" for name in keywords & set(ASSISTANT_OPTIONS))
+        return
+    if config.num_beams > 1:
+        yield f"`assistant_model` must be None with `num_beams` = {config.num_beams}"
+    if config.num_return_sequences > 1:
+        yield f"`assistant_model` must be None with `num_return_sequences` = {config.num_return_sequences}"
+
+
+def check_assistant(model_config: Any, assistant: Any) -> None:
+    """Raise unless `assistant` is a model that can draft for the one of this configuration.
+
+    Raises:
+        GenerationError: naming all in which they differ, and both values.
+    """
+    own = getattr(assistant, "config", None)
+    if own is None or not hasattr(assistant, "generate"):
+        raise GenerationError(f"`assistant_model` must be a model of this library, got {type(assistant).__name__}.")
+    needed = ("model_type", "vocab_size", "is_encoder_decoder")
+    faults = [
+        f"`assistant_model` must have {name} = {getattr(model_config, name)!r}, got {getattr(own, name, None)!r}"
+        for name in needed
+        if getattr(own, name, None) != getattr(model_config, name)
+    ]
+    if faults:
+        raise GenerationError(message(faults, "generate", "Use a smaller model of the same family and vocabulary."))
+
+
+def assistant_options(config: GenerationConfig, own: GenerationConfig) -> AssistantOptions:
+    """How to draft: what the call or the model's configuration sets, and the assistant's own configuration for the rest.
+
+    # Differs from transformers 4.57.6: there the assistant's configuration alone counts and a call's is ignored.
+    """
+    holders = {name: config if name in config._sources else own for name in ASSISTANT_OPTIONS}
+    values = {name: getattr(holder, name) for name, holder in holders.items()}
+    tokens, schedule, threshold = (values[name] for name in ASSISTANT_OPTIONS)
+    return AssistantOptions(tokens, schedule, threshold, holders[ASSISTANT_OPTIONS[0]] is own)
