@@ -25,7 +25,7 @@ _CHARACTERS = {
     **dict.fromkeys("\u2013\u2014", "-"),
     "\u2026": "...",
 }
-"""What becomes of characters that a report may hold but the vocabulary does not: line ends are spaces, as in Pegasus."""
+"""What becomes of characters that reports hold and the vocabulary does not; line ends are spaces, as in Pegasus."""
 
 
 def compile_characters(rules: dict[str, str]) -> bytes:

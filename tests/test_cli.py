@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import signal
@@ -179,7 +180,7 @@ def test_greedy_replies_stream_to_the_same_text(
     lines = ["hi, i am anna.", "i like swimming.", "bye!"]
     outputs = []
     for options in (["--num-beams", "1"], ["--num-beams", "1", "--json"]):
-        feed(monkeypatch, lines)
+        feed(monkeypatch, "\n".join(lines))
         code, out, err = inside(capsys, "chat", *options)
         assert (code, err) == (0, "")
         outputs.append(out)
@@ -222,11 +223,11 @@ def test_a_reply_is_shown_word_by_word(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_the_oldest_turns_are_dropped_and_the_user_is_told(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    feed(monkeypatch, ["what do you think about chess? tell me about music. do you like tennis?"] * 16)
+    feed(monkeypatch, "what do you think about chess? tell me about music. do you like tennis?\n" * 24)
     code, out, err = inside(capsys, "chat", "--json", "--num-beams", "1")
     left_out = [json.loads(line)["turns_left_out"] for line in out.splitlines()]
     assert code == 0
-    assert len(left_out) == 16
+    assert len(left_out) == 24
     assert left_out[0] == 0
     assert left_out[-1] > 0
     assert left_out == sorted(left_out)
@@ -236,11 +237,10 @@ def test_the_oldest_turns_are_dropped_and_the_user_is_told(
     )
 
 
-def feed(monkeypatch: pytest.MonkeyPatch, lines: list[str]) -> None:
-    """Makes these lines the standard input of this process."""
-    import io
-
-    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO("\n".join(lines).encode()), encoding="utf-8"))
+def feed(monkeypatch: pytest.MonkeyPatch, text: str | bytes) -> None:
+    """Makes this the standard input of this process."""
+    source = io.BytesIO(text.encode() if isinstance(text, str) else text)
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(source, encoding="ascii"))
 
 
 # info
@@ -309,14 +309,27 @@ def test_info_reads_no_framework_and_no_weight() -> None:
         (["chat", "--num-beams", "-1"], "hi", "error: "),
     ],
 )
-def test_errors_are_one_line_without_a_traceback(
-    arguments: list[str], stdin: str | bytes, message: str, tmp_path: Path
+def test_errors_are_one_line(
+    arguments: list[str],
+    stdin: str | bytes,
+    message: str,
+    no_network: None,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
-    done = run(*arguments, stdin=stdin)
-    assert done.returncode == 2
-    assert done.stderr.startswith(message)
-    assert "Traceback" not in done.stderr
-    assert done.stderr.count("\n") == 1
+    feed(monkeypatch, stdin)
+    code, _, err = inside(capsys, *arguments)
+    assert code == 2
+    assert err.startswith(message)
+    assert err.count("\n") == 1
+
+
+def test_a_failing_process_shows_no_traceback() -> None:
+    for arguments, stdin in ((["summarize", "nope.txt"], b""), (["summarize", "--lines"], b"good\n\xff\n")):
+        done = run(*arguments, stdin=stdin)
+        assert done.returncode == 2
+        assert done.stderr.startswith("error: ")
+        assert done.stderr.count("\n") == 1
 
 
 def test_an_unexpected_error_is_one_line_too(

@@ -20,10 +20,13 @@ WINGS = [wing for wing in PREFIXES if (HOUSE / wing).is_dir()]
 
 ROOMS = [
     "__init__",
+    "assisted",
     "attention",
     "beams",
     "blenderbot_small",
     "cache",
+    "contrastive",
+    "diverse_beams",
     "generation",
     "heads",
     "layers",

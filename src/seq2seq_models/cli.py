@@ -9,6 +9,7 @@ import logging
 import os
 import sys
 from collections.abc import Iterable, Iterator, Sequence
+from io import TextIOWrapper
 from typing import Any
 
 from . import __version__
@@ -328,7 +329,8 @@ def _lines_of_the_user(silent: bool) -> Iterator[str]:
                     yield line
         print()
         return
-    sys.stdin.reconfigure(encoding="utf-8")  # type: ignore[union-attr]
+    if isinstance(sys.stdin, TextIOWrapper):
+        sys.stdin.reconfigure(encoding="utf-8-sig")
     for line in map(str.strip, sys.stdin):
         if line:
             if not silent:

@@ -5,7 +5,9 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
+from io import TextIOWrapper
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -64,10 +66,13 @@ def _documents(names: Sequence[str], by_line: bool, field: str | None) -> Iterat
                 raise InputError(f"{name} is not UTF-8 text: {error.reason} at byte {error.start}.") from error
 
 
-def _opened(name: str) -> TextIO:
+def _opened(name: str) -> AbstractContextManager[TextIO]:
     # A byte-order mark, as Windows editors write it, is no part of the text.
-    source = sys.stdin.fileno() if name == STANDARD_INPUT else name
-    return open(source, encoding="utf-8-sig", closefd=name != STANDARD_INPUT)
+    if name != STANDARD_INPUT:
+        return Path(name).open(encoding="utf-8-sig")
+    if isinstance(sys.stdin, TextIOWrapper):
+        sys.stdin.reconfigure(encoding="utf-8-sig", errors="strict")
+    return nullcontext(sys.stdin)
 
 
 def _lines(name: str, source: TextIO, field: str | None) -> Iterator[Document]:

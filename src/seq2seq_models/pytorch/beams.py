@@ -54,7 +54,7 @@ class BeamSearch:
         self.running_rows = torch.full((*shape, plan.max_length - self.length), -1, dtype=long, device=device)
         self.finished_rows = self.running_rows.clone()
         self.first_row = torch.arange(self.batch, device=device)[:, None] * self.beams
-        self.generators = _generators(self.batch, device) if plan.config.do_sample else []
+        self.generators = generators(self.batch, device) if plan.config.do_sample else []
         self.is_top = torch.arange(self.kept, device=device) < self.beams
 
     def ids(self) -> Tensor:
@@ -163,7 +163,7 @@ def _take(tensor: Tensor, beam: Tensor) -> Tensor:
     return tensor.gather(1, beam[:, :, None].expand(-1, -1, tensor.shape[2]))
 
 
-def _generators(rows: int, device: torch.device) -> list[torch.Generator]:
+def generators(rows: int, device: torch.device) -> list[torch.Generator]:
     """One random stream per row, following from one draw of PyTorch's default generator."""
     seeds = uniforms(int(torch.randint(2**62, ())), rows, 1)[:, 0]
     return [torch.Generator(device).manual_seed(int(seed * 2**53)) for seed in seeds]

@@ -5,12 +5,14 @@ Letters in shapes: B inputs, k candidates, L maximum length, D model, V vocabula
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
 from ..core.decoding import Plan
+from ..core.outputs import BaseModelOutputWithPastAndCrossAttentions
 
 if TYPE_CHECKING:
     from .generation import DecoderSteps
@@ -38,7 +40,7 @@ class ContrastiveSearch:
         self.context = torch.empty(0)  # directions of the states so far [B, L, D]
         self.ignored: Tensor | None = None  # where the prompt is padding [B, 1, length]
         self.next: tuple[Any, Tensor] | None = None  # outputs and state of the token that was chosen
-        self.mask: Tensor | None = None
+        self.room: Tensor | None = None  # of the mask, for every length
 
     def __call__(self, ids: Tensor) -> Tensor:
         """Logits of the next token, float32 [B, V], for all tokens so far, int64 [B, length]."""
@@ -92,33 +94,67 @@ class ContrastiveSearch:
         if self.one_by_one:
             return None, torch.stack([self._state(ids, token[:, None]) for token in candidates.unbind(1)], 1)
         rows, count = candidates.shape
+        length = ids.shape[1]
         if self.steps.cache is None:
             longer = torch.cat([ids.repeat_interleave(count, 0), candidates.reshape(-1, 1)], 1)
-            outputs = self.steps.run(longer, self.steps.mask(longer.shape[1], count))
+            outputs = self.steps.read(longer, self.steps.mask(length + 1, count))
             return outputs, outputs.last_hidden_state[:, -1].view(rows, count, -1)
-        length = ids.shape[1]
         positions = torch.full((count,), length, device=ids.device)
-        outputs = self.steps.run(candidates, self._side_by_side(length, candidates), positions)
+        outputs = self.steps.read(candidates, self._side_by_side(length, candidates), positions)
         return outputs, outputs.last_hidden_state
 
     def _state(self, ids: Tensor, token: Tensor) -> Tensor:
         """The state [B, D] that a token [B, 1] has after ids."""
-        length = ids.shape[1]
         outputs = self.steps.run(torch.cat([ids, token], 1))
-        self.steps.crop(length)
+        self.steps.crop(ids.shape[1])
         state: Tensor = outputs.last_hidden_state[:, -1]
         return state
 
     def _side_by_side(self, length: int, candidates: Tensor) -> Tensor:
         """The additive mask [B or 1, 1, k, length + k] under which no candidate sees another."""
         count, lowest = candidates.shape[1], torch.finfo(self.context.dtype).min
-        if self.mask is None:
+        if self.room is None:
             rows = 1 if self.ignored is None else len(candidates)
-            self.mask = self.context.new_zeros(rows, 1, count, self.plan.max_length + count)
+            self.room = self.context.new_zeros(rows, 1, count, self.plan.max_length + count)
             if self.ignored is not None:
-                self.mask[..., : self.ignored.shape[2]].masked_fill_(self.ignored[:, None], lowest)
-        self.mask[..., length - 1].masked_fill_(self.mask[..., length - 1] < 0, 0.0)
-        return self.mask
+                self.room[..., : self.ignored.shape[2]].masked_fill_(self.ignored[:, None], lowest)
+            self.apart = self.context.new_full((count, count), lowest).fill_diagonal_(0.0)
+        if length > self.plan.prompt_length:
+            self.room[..., length - 1] = 0.0  # what was a candidate's place in the last step
+        self.room[..., length : length + count] = self.apart
+        return self.room[..., : length + count]
 
     def _keep(self, outputs: Any, chosen: Tensor, length: int) -> Any:
-        return outputs
+        """The outputs as if the chosen tokens [B] had been read alone; the others leave the cache."""
+        if self.steps.cache is None:
+            return _map_outputs(outputs, lambda tensor, _: _chosen(tensor.unflatten(0, (len(chosen), -1)), chosen, 1))
+        self.steps.keep(length, chosen)
+
+        def alone(tensor: Tensor, name: str) -> Tensor:
+            if name == "hidden_states":
+                return _chosen(tensor, chosen, 1)[:, None]
+            tensor = _chosen(tensor, chosen, 2)[:, :, None]
+            if name == "attentions":
+                own = _chosen(tensor[..., length:], chosen, 3)[..., None]
+                tensor = torch.cat([tensor[..., :length], own], -1)
+            return tensor
+
+        return _map_outputs(outputs, alone)
+
+
+def _map_outputs(outputs: Any, change: Callable[[Tensor, str], Tensor]) -> Any:
+    """Outputs of the decoder with every tensor of the attentions and hidden states changed."""
+    names = ("attentions", "cross_attentions", "hidden_states")
+    held = {name: getattr(outputs, name) for name in names}
+    changed = {
+        name: None if tensors is None else tuple(None if one is None else change(one, name) for one in tensors)
+        for name, tensors in held.items()
+    }
+    return BaseModelOutputWithPastAndCrossAttentions(**changed)
+
+
+def _chosen(tensor: Tensor, chosen: Tensor, dim: int) -> Tensor:
+    """What a tensor [B, …] has at chosen[row] along a dimension, which goes."""
+    index = chosen.view(-1, *[1] * (tensor.dim() - 1))
+    size = [1 if axis == dim else length for axis, length in enumerate(tensor.shape)]
+    return tensor.gather(dim, index.expand(size)).squeeze(dim)

@@ -76,8 +76,8 @@ class DiverseBeamSearch:
         """For each running beam, the row of the last step it goes on from, int64 [B * n]."""
         return self.running_rows[..., self.length - 1 - self.prompt_length].flatten()
 
-    def step(self, logits: Tensor, scorer: Scorer, stop: Callable[[Tensor, Any], Tensor]) -> Tensor:
-        """Extend every beam by one token; returns the log-probabilities after the rules, float32 [B * n, V].
+    def step(self, logits: Tensor, scorer: Scorer, stop: Callable[[Tensor, Any], Tensor]) -> None:
+        """Extend every beam by one token.
 
         Args:
             logits: of the next token, float32 [B * n, V].
@@ -85,16 +85,17 @@ class DiverseBeamSearch:
             stop: says which beams [B * n, length + 1] are over.
         """
         scores = logits.log_softmax(-1).view(self.batch, self.groups, self.size, -1)
+        ruled = []
         for group in range(self.groups):
             taken = self.running[:, :group, :, self.length].flatten(1)
             ids = self.running[:, group, :, : self.length].flatten(0, 1)
-            ruled = scorer.score(ids, scores[:, group].flatten(0, 1), taken)
-            scores[:, group] = ruled.view(self.batch, self.size, -1)
-            self._extend(group, scores[:, group])
+            ruled.append(scorer.score(ids, scores[:, group].flatten(0, 1), taken).unflatten(0, (self.batch, self.size)))
+            self._extend(group, ruled[-1])
+        if scorer.keeps_logits or scorer.keeps_scores:
+            scorer.record(logits, torch.stack(ruled, 1).flatten(0, 2))
         self.length += 1
         over = stop(self.ids(), None).view_as(self.scores) | self.is_done[:, :, None]
         self.is_over = bool(self.is_done.all() | over.all())
-        return scores.flatten(0, 2)
 
     def finish(self) -> tuple[Tensor, Tensor, Tensor]:
         """Sequences [B * returned, length], their scores, and the row each new token came from, -1 after the end."""
@@ -105,7 +106,7 @@ class DiverseBeamSearch:
         # Of equal scores the one that came last is first: so the order of transformers 4.51.3 has it.
         by_arrival = self.arrivals.argsort(-1)
         scores = self.finished_scores.gather(2, by_arrival).flatten(1)
-        order = scores.argsort(-1, stable=True).flip(-1)[:, : self.plan.config.num_return_sequences]
+        order = scores.argsort(dim=-1, stable=True).flip(-1)[:, : self.plan.config.num_return_sequences]
         places = (by_arrival + (self.first_row - self.first_row[:, :1])).flatten(1).gather(1, order)
         rows = _take(self.finished_rows.flatten(1, 2), places).flatten(0, 1)
         new = int((rows >= 0).sum(1).max())
@@ -123,7 +124,7 @@ class DiverseBeamSearch:
         for rank in range(self.size):  # ends below the g best do not count, so that g beams may go on
             wanted = is_end[:, rank] & ~is_done
             self._add(group, totals[:, rank], candidates[:, rank], rows[:, rank], wanted, self.length + 1)
-        best = is_end.long().argsort(-1, stable=True)[:, : self.size]
+        best = is_end.long().argsort(dim=-1, stable=True)[:, : self.size]
         self.running[:, group], self.running_rows[:, group] = _take(candidates, best), _take(rows, best)
         self.running[:, group, :, self.length].masked_fill_(is_done[:, None], self.plan.pad)
         self.scores[:, group] = totals.gather(1, best)

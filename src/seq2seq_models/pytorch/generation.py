@@ -1,13 +1,17 @@
-"""Generation in PyTorch: greedy search, sampling and beam search over a cache that is written in place.
+"""Generation in PyTorch: every strategy over a cache that is written in place.
+
+Greedy search, sampling and the inputs and outputs of all strategies are here; the other strategies have rooms of their
+own: beams, diverse_beams, contrastive and assisted.
 
 Letters in shapes: B inputs, n beams, R = B * n (or B * num_return_sequences) rows, V vocabulary.
 """
 
 from __future__ import annotations
 
+import copy
 import time
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, cast
 
 import torch
@@ -15,7 +19,8 @@ from torch import Tensor
 
 from ..core.decoding import CAUSAL_INPUTS, ENCODER_DECODER_INPUTS, Plan, plan, resolve
 from ..core.generation_config import GenerationConfig
-from ..core.generation_rules import tokens_of
+from ..core.generation_options import OUTPUT_OPTIONS, GenerationMode
+from ..core.generation_rules import HammingDiversity, tokens_of
 from ..core.outputs import (
     BaseModelOutput,
     GenerateBeamDecoderOnlyOutput,
@@ -25,10 +30,14 @@ from ..core.outputs import (
     ModelOutput,
 )
 from ..core.sampling import uniforms
+from ..core.strategies import assistant_options, check_assistant, strategy
 from ..errors import GenerationError, InputError
+from .assisted import AssistedDecoding, Draft
 from .attention import padding_mask
-from .beams import BeamSearch
+from .beams import BeamSearch, generators
 from .cache import Cache, EncoderDecoderCache, StaticCache
+from .contrastive import ContrastiveSearch
+from .diverse_beams import DiverseBeamSearch
 from .rules import apply_rules
 
 if TYPE_CHECKING:
@@ -89,10 +98,27 @@ class DecoderSteps:
 
     def __call__(self, ids: Tensor) -> Tensor:
         """Logits of the next token, float32 [R, V], for all tokens so far, int64 [R, length]."""
+        outputs = self.run(ids)
+        self.record(outputs)
+        return self.logits(outputs.last_hidden_state[:, -1])
+
+    def run(self, ids: Tensor) -> Any:
+        """What the decoder returns for all tokens so far, int64 [R, length]; with a cache, for those it has not read."""
         new = ids if self.cache is None else ids[:, self.done :]
-        outputs = self.decoder(
+        self.done = ids.shape[1]
+        return self.read(new, self.mask(ids.shape[1]))
+
+    def read(self, new: Tensor, mask: Tensor | None, positions: Tensor | None = None) -> Any:
+        """What the decoder returns for these tokens, int64 [rows, T].
+
+        Args:
+            new: the tokens; the cache takes them in.
+            mask: 1/0 [rows, past + T], or additive with four dimensions.
+            positions: int64 [T]; counted on from the cache by default.
+        """
+        return self.decoder(
             input_ids=new,
-            attention_mask=self._mask(ids),
+            attention_mask=mask,
             encoder_hidden_states=self.source.states,
             encoder_attention_mask=self.source.mask,
             past_key_values=self.cache,
@@ -100,12 +126,26 @@ class DecoderSteps:
             output_attentions=bool(self.config.output_attentions),
             output_hidden_states=bool(self.config.output_hidden_states),
             return_dict=True,
+            cache_position=positions,
             **self.head_masks,
         )
-        self.done = ids.shape[1]
-        self._record(outputs)
-        logits: Tensor = self.model._logits(outputs.last_hidden_state[:, -1])
+
+    def logits(self, hidden: Tensor) -> Tensor:
+        """Logits, float32 [..., V], for states [..., D]."""
+        logits: Tensor = self.model._logits(hidden)
         return logits.float()
+
+    def crop(self, length: int) -> None:
+        """Forget what was read after the first `length` tokens."""
+        if self.cache is not None:
+            self.cache.crop(length)
+        self.done = min(self.done, length)
+
+    def keep(self, length: int, chosen: Tensor) -> None:
+        """Of what was read after the first `length` tokens, keep the token chosen[row] only."""
+        if self.cache is not None:
+            self.cache.keep(length, chosen)
+        self.done = length + 1
 
     def reorder(self, rows: Tensor) -> None:
         """Row i goes on from what row rows[i] was."""
@@ -114,14 +154,22 @@ class DecoderSteps:
         if self.decoder_mask is not None:
             self.decoder_mask = self.decoder_mask.index_select(0, rows)
 
-    def _mask(self, ids: Tensor) -> Tensor | None:
+    def mask(self, length: int, copies: int = 1) -> Tensor | None:
+        """The mask over a length of tokens, 1/0 [R * copies, length], or None where nothing is masked."""
         mask = self.decoder_mask
         if mask is None:
             return None
-        return torch.nn.functional.pad(mask, (0, ids.shape[1] - mask.shape[1]), value=1)
+        return torch.nn.functional.pad(mask, (0, length - mask.shape[1]), value=1).repeat_interleave(copies, 0)
 
-    def _record(self, outputs: Any) -> None:
-        if not self.config.return_dict_in_generate:
+    @property
+    def keeps_outputs(self) -> bool:
+        """Whether attentions or hidden states are collected."""
+        config = self.config
+        return config.return_dict_in_generate and (config.output_attentions or config.output_hidden_states)
+
+    def record(self, outputs: Any) -> None:
+        """Collect the attentions and hidden states of one new token."""
+        if not self.keeps_outputs:
             return
         if self.config.output_attentions:
             self.records.attentions.append(outputs.attentions)
@@ -139,17 +187,34 @@ class Scorer:
         self.keeps_scores = bool(plan.config.return_dict_in_generate and plan.config.output_scores)
 
     def __call__(self, ids: Tensor, logits: Tensor, normalize: bool) -> Tensor:
-        """Scores [R, V] for logits [R, V]; log-probabilities if `normalize`, as beams need them."""
-        if self.keeps_logits:
-            self.records.logits.append(logits.clone())
-        scores = logits.log_softmax(-1) if normalize else logits.clone() if self.keeps_logits else logits
-        scores = apply_rules(self.plan.rules, ids, scores)
+        """Scores [R, V] for logits [R, V]; log-probabilities if `normalize`, as beams need them. Collected if asked."""
+        raw = logits.clone() if self.keeps_logits and not normalize else logits
+        scores = self.score(ids, logits.log_softmax(-1) if normalize else logits)
+        self.record(raw, scores)
+        return scores
+
+    def score(self, ids: Tensor, scores: Tensor, taken: Tensor | None = None) -> Tensor:
+        """Scores [R, V] after every rule; those before may be overwritten.
+
+        Args:
+            ids: all tokens so far, int64 [R, length].
+            scores: before the rules, float32 [R, V].
+            taken: tokens that earlier groups of beams chose at this step, int64 [B, any].
+        """
+        rules = self.plan.rules
+        if taken is not None:
+            rules = tuple(replace(rule, taken=taken) if isinstance(rule, HammingDiversity) else rule for rule in rules)
+        scores = apply_rules(rules, ids, scores)
         for processor in self.processors:
             scores = processor(ids, scores)
-        scores = apply_rules(self.plan.late_rules, ids, scores)
+        return apply_rules(self.plan.late_rules, ids, scores)
+
+    def record(self, logits: Tensor, scores: Tensor) -> None:
+        """Collect the logits and the scores of one step."""
+        if self.keeps_logits:
+            self.records.logits.append(logits)
         if self.keeps_scores:
             self.records.scores.append(scores.clone())
-        return scores
 
 
 class Draw:
@@ -226,6 +291,7 @@ class GenerationMixin:
         stopping_criteria: Iterable[Criterion] | None = None,
         prefix_allowed_tokens_fn: Callable[[int, Tensor], Sequence[int]] | None = None,
         streamer: BaseStreamer | None = None,
+        assistant_model: Any = None,
         **kwargs: Any,
     ) -> Tensor | ModelOutput:
         """Generated token ids, int64 [B * num_return_sequences, length], padded after their end.
@@ -241,6 +307,8 @@ class GenerationMixin:
             prefix_allowed_tokens_fn: (row, ids so far) -> the ids allowed next.
             streamer: gets the prompt and then each token as it is chosen; with beams, the tokens of the first input as
                 soon as all its beams agree on them.
+            assistant_model: a smaller model of the same family and vocabulary, which drafts what this one then reads at
+                once: the same result, sooner. One input at a time; without beams.
             **kwargs: any option of `GenerationConfig` (they win over both configurations), and the model's inputs:
                 `attention_mask` (made from the padding if not given), `inputs_embeds`, `encoder_outputs`,
                 `decoder_input_ids`, `decoder_attention_mask`, head masks. `tokenizer` for `stop_strings`.
@@ -256,6 +324,9 @@ class GenerationMixin:
         names = ENCODER_DECODER_INPUTS if is_seq2seq else CAUSAL_INPUTS
         tokenizer = kwargs.pop("tokenizer", None)
         config, given = resolve(self.generation_config, generation_config, kwargs, names)
+        mode = strategy(config, kwargs, assistant=assistant_model, streamer=streamer)
+        if assistant_model is not None:
+            check_assistant(self.config, assistant_model)
         if config.stop_strings is not None and tokenizer is None:
             raise GenerationError(
                 "`stop_strings` needs `tokenizer`, got none. Pass the model's tokenizer to `generate`."
@@ -264,6 +335,8 @@ class GenerationMixin:
             if given.get("input_ids") is not None:
                 raise InputError("`inputs` and `input_ids` are the same thing, got both. Pass one of them.")
             given["input_ids"] = inputs
+        if assistant_model is not None:
+            _check_draftable(given, assistant_model)
         source, ids, decoder_mask = self._source(config, given) if is_seq2seq else self._prompt(config, given)
         max_length_given = kwargs.get("max_length") is not None
         resolved = plan(
@@ -283,15 +356,22 @@ class GenerationMixin:
         if copies > 1:
             ids = ids.repeat_interleave(copies, 0)
             decoder_mask = None if decoder_mask is None else decoder_mask.repeat_interleave(copies, 0)
-        steps = DecoderSteps(self, config, source, resolved.max_length, decoder_mask, head_masks, records)
+        steps = DecoderSteps(self, config, source, _room(resolved, mode), decoder_mask, head_masks, records)
         scorer = Scorer(resolved, list(logits_processor or ()), records)
         criteria = list(stopping_criteria or ())
         if config.stop_strings is not None:
             criteria.append(StopStrings(config.stop_strings, tokenizer))
         stop = Stop(resolved, criteria, ids.device)
+        if mode is GenerationMode.GROUP_BEAM_SEARCH:
+            return self._diverse_beam_search(ids, resolved, steps, scorer, stop, records, source)
         if config.num_beams > 1:
             return self._beam_search(ids, resolved, steps, scorer, stop, records, source, streamer)
-        sequences = self._choose_one_by_one(ids, resolved, steps, scorer, stop, streamer)
+        if mode is GenerationMode.ASSISTED_GENERATION:
+            draft = self._draft(assistant_model, resolved, given, scorer.processors)
+            sequences = self._decode_assisted(ids, resolved, steps, scorer, stop, draft, streamer)
+        else:
+            search = ContrastiveSearch(steps, resolved) if mode is GenerationMode.CONTRASTIVE_SEARCH else None
+            sequences = self._choose_one_by_one(ids, resolved, steps, scorer, stop, streamer, search)
         if not config.return_dict_in_generate:
             return sequences
         return self._output(False, sequences, steps, records, source)
@@ -345,9 +425,16 @@ class GenerationMixin:
     # ---- loops
 
     def _choose_one_by_one(
-        self, ids: Tensor, plan: Plan, steps: DecoderSteps, scorer: Scorer, stop: Stop, streamer: BaseStreamer | None
+        self,
+        ids: Tensor,
+        plan: Plan,
+        steps: DecoderSteps,
+        scorer: Scorer,
+        stop: Stop,
+        streamer: BaseStreamer | None,
+        search: ContrastiveSearch | None,
     ) -> Tensor:
-        """Greedy search or sampling: one token per row and step until every row is over."""
+        """Greedy search, sampling or a contrastive search: one token per row and step until every row is over."""
         rows, length = ids.shape
         sequences = ids.new_full((rows, plan.max_length), plan.pad)
         sequences[:, :length] = ids
@@ -357,8 +444,10 @@ class GenerationMixin:
             streamer.put(ids.cpu())
         while True:
             so_far = sequences[:, :length]
-            scores = scorer(so_far, steps(so_far), normalize=False)
-            if draw is not None:
+            scores = scorer(so_far, (search or steps)(so_far), normalize=False)
+            if search is not None:
+                tokens = search.choose(so_far, scores)
+            elif draw is not None:
                 tokens = draw(scores)
             else:
                 tokens = scores.argmax(-1)
@@ -371,9 +460,50 @@ class GenerationMixin:
             is_open &= ~stop(sequences[:, :length], scores)
             if not bool(is_open.any()):
                 break
+        if search is not None:
+            search.finish(length)
         if streamer is not None:
             streamer.end()
         return sequences[:, :length]
+
+    def _decode_assisted(
+        self,
+        ids: Tensor,
+        plan: Plan,
+        steps: DecoderSteps,
+        scorer: Scorer,
+        stop: Stop,
+        draft: Draft,
+        streamer: BaseStreamer | None,
+    ) -> Tensor:
+        """Greedy search or sampling of one sequence that an assistant drafts."""
+        decode = AssistedDecoding(steps, scorer, stop, draft, plan)
+        if streamer is None:
+            sequences = decode(ids)
+        else:
+            show = streamer
+            show.put(ids.cpu())
+            sequences = decode(ids, lambda token: show.put(token.cpu()))
+            show.end()
+        if draft.options.is_own and draft.options.schedule == "heuristic":
+            draft.steps.model.generation_config.num_assistant_tokens = draft.tokens
+        return sequences
+
+    def _draft(
+        self, assistant: Any, plan: Plan, given: dict[str, Any], processors: Sequence[Processor]
+    ) -> Draft:
+        """The assistant, which has read the source once."""
+        config = copy.deepcopy(plan.config)
+        for name in OUTPUT_OPTIONS:
+            setattr(config, name, False)
+        inputs = {name: value for name, value in given.items() if not name.endswith("head_mask")}
+        inputs.pop("encoder_outputs", None)
+        is_seq2seq = bool(self.config.is_encoder_decoder)
+        source, _, mask = assistant._source(config, inputs) if is_seq2seq else assistant._prompt(config, inputs)
+        steps = DecoderSteps(assistant, config, source, plan.max_length, mask, {}, Records())
+        random = generators(1, assistant.device)[0] if config.do_sample else None
+        options = assistant_options(plan.config, assistant.generation_config)
+        return Draft(steps, Scorer(plan, processors, Records()), options, plan.end, random)
 
     def _beam_search(
         self,
@@ -400,11 +530,36 @@ class GenerationMixin:
                 shown = agreed
             if not search.is_over:
                 steps.reorder(search.rows())
-        sequences, scores, indices = search.finish()
+        finished = search.finish()
         if streamer is not None:
-            if sequences.shape[1] > shown:
-                streamer.put(sequences[0, shown:].cpu())
+            if finished[0].shape[1] > shown:
+                streamer.put(finished[0][0, shown:].cpu())
             streamer.end()
+        return self._beam_output(finished, plan, steps, records, source)
+
+    def _diverse_beam_search(
+        self,
+        ids: Tensor,
+        plan: Plan,
+        steps: DecoderSteps,
+        scorer: Scorer,
+        stop: Stop,
+        records: Records,
+        source: Source,
+    ) -> Tensor | ModelOutput:
+        """Beam search in groups that keep from saying the same."""
+        search = DiverseBeamSearch(ids, plan)
+        while not search.is_over:
+            search.step(steps(search.ids()), scorer, stop)
+            if not search.is_over:
+                steps.reorder(search.rows())
+        return self._beam_output(search.finish(), plan, steps, records, source)
+
+    def _beam_output(
+        self, finished: tuple[Tensor, Tensor, Tensor], plan: Plan, steps: DecoderSteps, records: Records, source: Source
+    ) -> Tensor | ModelOutput:
+        """What `generate` returns for the sequences that a beam search has finished."""
+        sequences, scores, indices = finished
         if not plan.config.return_dict_in_generate:
             return sequences
         output = self._output(True, sequences, steps, records, source)
@@ -489,6 +644,30 @@ class GenerationMixin:
             first = {key: input_ids[:, past:]}
         given = {"past_key_values": past_key_values, "attention_mask": attention_mask, "cache_position": cache_position}
         return {**first, **{name: value for name, value in given.items() if value is not None}, **kwargs}
+
+
+def _room(plan: Plan, mode: GenerationMode) -> int:
+    """Length that the cache must have room for: contrastive search reads its candidates beyond the sequence."""
+    return plan.max_length + ((plan.config.top_k or 0) if mode is GenerationMode.CONTRASTIVE_SEARCH else 0)
+
+
+def _check_draftable(given: dict[str, Any], assistant: Any) -> None:
+    """Raise unless the inputs are one source that an assistant, too, can read."""
+    ids, states = given.get("input_ids"), given.get("encoder_hidden_states")
+    if ids is None:
+        raise InputError(
+            "`assistant_model` needs `input_ids`, got none: it has to read the source itself. Pass the ids along."
+        )
+    if ids.dim() == 2 and ids.shape[0] > 1:
+        raise GenerationError(
+            f"`assistant_model` goes with one input at a time, got {ids.shape[0]} rows of `input_ids`. "
+            "Leave it out, or generate row by row."
+        )
+    if states is not None and states.shape[-1] != assistant.config.d_model:
+        raise GenerationError(
+            f"`assistant_model` must have d_model = {states.shape[-1]} as `encoder_hidden_states` have, "
+            f"got {assistant.config.d_model}. Leave one of the two out."
+        )
 
 
 def _mask_of_padding(ids: Tensor, config: GenerationConfig) -> Tensor | None:
