@@ -30,7 +30,7 @@ def table(head: list[str], rows: list[list[str]]) -> str:
 def honoured_options() -> str:
     """The options that `generate` honours, by group."""
     from seq2seq_models.core.decoding import IMPLEMENTED
-    from seq2seq_models.core.generation_options import OPTIONS
+    from seq2seq_models.core.settings.generation_options import OPTIONS
 
     return table(
         ["option", "default", "must be", "what it does"],
@@ -45,7 +45,7 @@ def honoured_options() -> str:
 def refused_options() -> str:
     """The options that are known, kept in files, and refused by `generate` when they are set."""
     from seq2seq_models.core.decoding import IMPLEMENTED
-    from seq2seq_models.core.generation_options import OPTIONS
+    from seq2seq_models.core.settings.generation_options import OPTIONS
 
     return table(
         ["option", "what it would do"],

@@ -183,7 +183,7 @@ def _say(kind: str, random_state: random.Random, told: dict[str, str]) -> _Said:
     value = random_state.choice(_VALUES[kind]) if kind in _VALUES else ""
     # A single word that nobody has read before is taken for a name; other facts then need words around them.
     if kind in ("name", "pet", "town") and (kind == "name" or len(template) > 3) and random_state.random() < INVENTED:
-        value = invent(random_state)
+        value = invent(random_state, longest=6)
     if kind in _FACTS:
         if value in told.values():
             return _say(kind, random_state, told)

@@ -11,8 +11,8 @@ from pathlib import Path
 
 from tokenizers import Regex, Tokenizer, models, pre_tokenizers, trainers
 
-from seq2seq_models.core.bpe import split_parts, split_words
-from seq2seq_models.core.spiece import PieceType, write_spiece_model
+from seq2seq_models.core.tokenizing.bpe import split_parts, split_words
+from seq2seq_models.core.tokenizing.spiece import PieceType, write_spiece_model
 
 UNSEEN = -14.0
 """Log probability of a character that the text does not hold; below that of every piece that it does."""

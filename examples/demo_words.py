@@ -48,15 +48,15 @@ _CODAS = (
 _ENDINGS = ("", "", "", *"a en er field ford ham ia in land o on port son ton ville y".split())
 
 
-def invent(random_state: random.Random) -> str:
-    """A word in lower case that no list holds, such as a name the model has never read; four letters at least."""
+def invent(random_state: random.Random, longest: int = 8) -> str:
+    """A word in lower case that no list holds, such as a name the model has never read; four to `longest` letters."""
     while True:
         syllables = random_state.choice((1, 1, 2, 2))
         word = "".join(
             random_state.choice(_ONSETS) + random_state.choice(_VOWELS) + random_state.choice(_CODAS)
             for _ in range(syllables)
         ) + random_state.choice(_ENDINGS)
-        if 4 <= len(word) <= 8:
+        if 4 <= len(word) <= longest:
             return word
 
 

@@ -179,7 +179,7 @@ RECIPES = (
     ),
     Recipe(
         name="blenderbot-small-demo",
-        steps=2400,
+        steps=2450,
         rate=3e-3,
         pairs=_talk_pairs,
         held_out=_held_out_talks,

@@ -17,7 +17,7 @@ from typing import Any
 import torch
 
 import seq2seq_models
-from seq2seq_models.core.spiece import PieceType, write_spiece_model
+from seq2seq_models.core.tokenizing.spiece import PieceType, write_spiece_model
 
 CONFIGS = Path(__file__).parent / "data" / "hub-configs"
 FAMILY = {

@@ -26,11 +26,11 @@ from seq2seq_models.core.checkpoints import (
     with_variant,
     write_checkpoint,
 )
-from seq2seq_models.core.fitting import fit, misfit
 from seq2seq_models.core.parameters import parameters
-from seq2seq_models.core.safetensors_file import read_safetensors, write_safetensors
-from seq2seq_models.core.stored import Stored
-from seq2seq_models.core.torch_file import read_torch, tensor_of
+from seq2seq_models.core.storage.fitting import fit, misfit
+from seq2seq_models.core.storage.safetensors_file import read_safetensors, write_safetensors
+from seq2seq_models.core.storage.stored import Stored
+from seq2seq_models.core.storage.torch_file import read_torch, tensor_of
 from seq2seq_models.errors import CheckpointError
 
 TENSORS = {
@@ -58,7 +58,7 @@ def check(found: Any, expected: dict[str, torch.Tensor] = TENSORS) -> None:
 
 
 def as_stored(tensors: dict[str, torch.Tensor]) -> list[Stored]:
-    from seq2seq_models.core.torch_file import stored_tensor
+    from seq2seq_models.core.storage.torch_file import stored_tensor
 
     return [stored_tensor(name, tensor) for name, tensor in tensors.items()]
 

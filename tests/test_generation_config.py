@@ -15,7 +15,7 @@ import transformers
 
 from seq2seq_models.core.config import CONFIG_CLASSES, PegasusConfig, PretrainedConfig
 from seq2seq_models.core.generation_config import GenerationConfig, GenerationMode
-from seq2seq_models.core.generation_options import GENERATE_ARGUMENTS, OPTIONS, OptionValues
+from seq2seq_models.core.settings.generation_options import GENERATE_ARGUMENTS, OPTIONS, OptionValues
 from seq2seq_models.errors import CheckpointError, CheckpointNotFoundError, GenerationError
 
 from .stand_in_hub import TOKEN, StandInHub

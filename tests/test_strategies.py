@@ -234,14 +234,16 @@ def test_a_very_small_alpha_is_greedy_search_and_more_candidates_than_words_are_
     assert mine.generate(ids, max_new_tokens=9, penalty_alpha=1e-9, top_k=3).tolist() == greedy.tolist()
     assert mine.generate(ids, max_new_tokens=9, penalty_alpha=0.0).tolist() == greedy.tolist()
     every, more = (mine.generate(ids, max_new_tokens=9, penalty_alpha=0.7, top_k=k).tolist() for k in (83, 200))
-    assert every == more != greedy.tolist()
+    assert every == more
 
 
 @pytest.mark.parametrize("family", FAMILIES)
 def test_contrastive_search_uses_every_position_and_no_more(family):
     mine = model(family)
     assert mine.generate(source(6), **CONTRAST, max_length=37, min_length=37).shape == (1, 37)
-    with pytest.raises(GenerationError, match=r"`max_length` must be at most 37 \(max_position_embeddings 37\), got 38"):
+    with pytest.raises(
+        GenerationError, match=r"`max_length` must be at most 37 \(max_position_embeddings 37\), got 38"
+    ):
         mine.generate(source(6), **CONTRAST, max_length=38)
 
 
@@ -268,7 +270,7 @@ def assistants(family, head, seed):
 
 def greedy_combination(seed, family):
     draw = random.Random(seed)
-    options = {"max_new_tokens": draw.choice([1, 2, 8, 20])}
+    options = {"max_new_tokens": draw.choice([1, 2, 5, 8, 13, 20])}
     if draw.random() < 0.4:
         options["no_repeat_ngram_size"] = draw.choice([1, 2, 3])
     if draw.random() < 0.4:
@@ -325,30 +327,24 @@ def test_assisted_decoding_returns_what_the_model_alone_returns(family, head, us
 
 @pytest.mark.parametrize("family", FAMILIES)
 def test_a_good_assistant_saves_runs_and_its_encoder_runs_once(family, monkeypatch):
-    mine, ids = model(family), source(8)
+    mine, twin, ids = model.__wrapped__(family), model.__wrapped__(family), source(8)
     runs = {}
-    for name in ("decoder", "encoder"):
-        for who, part in (("model", mine), ("assistant", model(family, seed=5))):
+    for who, part in (("model", mine), ("assistant", twin)):
+        for name in ("decoder", "encoder"):
             room = getattr(part.model, name)
-            real = room.forward
-            monkeypatch.setattr(room, "forward", counted(runs, (who, name), real))
-    fill(model(family, seed=5), 0)  # the same weights: every draft is right
-    try:
-        options = {"max_new_tokens": 20, "min_new_tokens": 20, "assistant_model": model(family, seed=5)}
-        drafting = {"num_assistant_tokens": 4, "assistant_confidence_threshold": 0.0}
-        mine.generate(ids, **options, **drafting)
-        assert runs == {("model", "encoder"): 1, ("assistant", "encoder"): 1} | {
-            ("model", "decoder"): 4,  # 5 tokens each: 4 drafted and the model's own
-            ("assistant", "decoder"): 16,
-        }
-        runs.clear()
-        mine.generate(ids, **options, **drafting, num_assistant_tokens_schedule="heuristic_transient")
-        assert runs["model", "decoder"] == 3  # drafts of 4, 6 and 7
-        runs.clear()
-        mine.generate(ids, **options, **{**drafting, "assistant_confidence_threshold": 1.0})
-        assert runs["assistant", "decoder"] == 10  # each draft ends with its first token
-    finally:
-        fill(model(family, seed=5), 5)
+            monkeypatch.setattr(room, "forward", counted(runs, (who, name), room.forward))
+    options = {"max_new_tokens": 20, "min_new_tokens": 20, "assistant_model": twin}
+    drafting = {"num_assistant_tokens": 4, "assistant_confidence_threshold": 0.0}
+    mine.generate(ids, **options, **drafting)
+    once = {("model", "encoder"): 1, ("assistant", "encoder"): 1}
+    # The same weights, so every draft is right: 5 tokens a time, 4 of them drafted.
+    assert runs == {**once, ("model", "decoder"): 4, ("assistant", "decoder"): 16}
+    runs.clear()
+    mine.generate(ids, **options, **drafting, num_assistant_tokens_schedule="heuristic_transient")
+    assert runs == {**once, ("model", "decoder"): 3, ("assistant", "decoder"): 17}  # drafts of 4, 6 and 7
+    runs.clear()
+    mine.generate(ids, **options, **{**drafting, "assistant_confidence_threshold": 1.0})
+    assert runs == {**once, ("model", "decoder"): 10, ("assistant", "decoder"): 10}  # one token a draft
 
 
 def counted(runs, key, real):
@@ -360,15 +356,17 @@ def counted(runs, key, real):
 
 
 def test_the_assistants_own_settings_count_where_the_call_has_none():
-    mine, assistant = model("Pegasus"), model("Pegasus", seed=6, **SMALLER)
+    mine, assistant = model("Pegasus"), model.__wrapped__("Pegasus")
     assistant.generation_config = GenerationConfig(
-        num_assistant_tokens=3, num_assistant_tokens_schedule="heuristic", assistant_confidence_threshold=0.0
+        num_assistant_tokens=3,
+        num_assistant_tokens_schedule="heuristic",
+        assistant_confidence_threshold=0.0,
+        decoder_start_token_id=0,
     )
     mine.generate(source(1), assistant_model=assistant, max_new_tokens=4, min_new_tokens=4)
-    learned = assistant.generation_config.num_assistant_tokens
-    assert learned != 3  # kept for the next call, as the schedule says
+    assert assistant.generation_config.num_assistant_tokens == 5  # all 3 were right: kept for the next call
     mine.generate(source(1), assistant_model=assistant, max_new_tokens=4, num_assistant_tokens=7)
-    assert assistant.generation_config.num_assistant_tokens == learned
+    assert assistant.generation_config.num_assistant_tokens == 5
     assert assistant.generate(source(1), max_new_tokens=3).shape == (1, 4)  # alone, they have no effect
 
 

@@ -11,9 +11,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from seq2seq_models.core.batch_encoding import BatchEncoding, CharSpan, TokenSpan
 from seq2seq_models.core.blenderbot_small import BlenderbotSmallTokenizer, BlenderbotSmallTokenizerFast
 from seq2seq_models.core.pegasus import PegasusTokenizer, PegasusTokenizerFast
+from seq2seq_models.core.tokenizing.batch_encoding import BatchEncoding, CharSpan, TokenSpan
 from seq2seq_models.errors import TokenizerError
 
 from .tokenizer_vocabularies import blenderbot_folder, english_paragraphs, pegasus_folder

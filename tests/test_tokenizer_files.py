@@ -16,8 +16,8 @@ from tokenizers import AddedToken
 
 from seq2seq_models.core.blenderbot_small import BlenderbotSmallTokenizer, BlenderbotSmallTokenizerFast
 from seq2seq_models.core.pegasus import PegasusTokenizer, PegasusTokenizerFast
-from seq2seq_models.core.spiece import PieceType, read_spiece_model, serialize, write_spiece_model
-from seq2seq_models.core.tokenizer_class import tokenizer_class_for
+from seq2seq_models.core.tokenizing.spiece import PieceType, read_spiece_model, serialize, write_spiece_model
+from seq2seq_models.core.tokenizing.tokenizer_class import tokenizer_class_for
 from seq2seq_models.errors import CheckpointNotFoundError, TokenizerError
 
 from .stand_in_hub import StandInHub

@@ -13,8 +13,8 @@ from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
 from seq2seq_models.core.blenderbot_small import BlenderbotSmallTokenizer, BlenderbotSmallTokenizerFast
-from seq2seq_models.core.bpe import BytePairs
 from seq2seq_models.core.pegasus import PegasusTokenizer, PegasusTokenizerFast
+from seq2seq_models.core.tokenizing.bpe import BytePairs
 
 from .tokenizer_vocabularies import DATA, blenderbot_folder, english_paragraphs, pegasus_folder, written_texts
 

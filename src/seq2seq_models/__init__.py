@@ -14,7 +14,6 @@ if TYPE_CHECKING:
     from .auto import AutoModelForCausalLM as AutoModelForCausalLM
     from .auto import AutoModelForSeq2SeqLM as AutoModelForSeq2SeqLM
     from .auto import AutoTokenizer as AutoTokenizer
-    from .core.batch_encoding import BatchEncoding as BatchEncoding
     from .core.blenderbot_small import BlenderbotSmallTokenizer as BlenderbotSmallTokenizer
     from .core.blenderbot_small import BlenderbotSmallTokenizerFast as BlenderbotSmallTokenizerFast
     from .core.collator import DataCollatorForSeq2Seq as DataCollatorForSeq2Seq
@@ -38,6 +37,7 @@ if TYPE_CHECKING:
     from .core.streamers import TextIteratorStreamer as TextIteratorStreamer
     from .core.streamers import TextStreamer as TextStreamer
     from .core.tokenizer import PreTrainedTokenizer as PreTrainedTokenizer
+    from .core.tokenizing.batch_encoding import BatchEncoding as BatchEncoding
     from .pipelines import pipeline as pipeline
     from .pytorch import BlenderbotSmallForCausalLM as BlenderbotSmallForCausalLM
     from .pytorch import BlenderbotSmallForConditionalGeneration as BlenderbotSmallForConditionalGeneration
@@ -53,7 +53,7 @@ if TYPE_CHECKING:
 
 _ROOMS = {
     "auto": ("AutoConfig", "AutoModel", "AutoModelForCausalLM", "AutoModelForSeq2SeqLM", "AutoTokenizer"),
-    "core.batch_encoding": ("BatchEncoding",),
+    "core.tokenizing.batch_encoding": ("BatchEncoding",),
     "core.blenderbot_small": ("BlenderbotSmallTokenizer", "BlenderbotSmallTokenizerFast"),
     "core.collator": ("DataCollatorForSeq2Seq",),
     "core.config": ("BlenderbotSmallConfig", "PegasusConfig", "PretrainedConfig"),

@@ -72,7 +72,7 @@ class AutoTokenizer(_Auto):
             TokenizerError: if the files make no tokenizer of either family.
             CheckpointNotFoundError: if there is no such repository.
         """
-        from .core.tokenizer_class import tokenizer_class_for
+        from .core.tokenizing.tokenizer_class import tokenizer_class_for
 
         use_fast = kwargs.pop("use_fast", True)
         kwargs.pop("config", None)

@@ -15,7 +15,7 @@ from typing import Any
 from . import __version__
 from .bundled import DEMO_CHECKPOINTS, resolve_model
 from .core.conversation import Conversation
-from .core.generation_options import OPTIONS
+from .core.settings.generation_options import OPTIONS
 from .documents import Document, read_documents
 from .errors import (
     CheckpointError,
@@ -343,7 +343,7 @@ def _lines_of_the_user(silent: bool) -> Iterator[str]:
 
 def info(options: argparse.Namespace) -> None:
     """Prints what a checkpoint holds."""
-    from .core.checkpoint_report import describe_checkpoint
+    from .core.storage.checkpoint_report import describe_checkpoint
 
     report = describe_checkpoint(resolve_model(options.model), revision=options.revision, token=options.token)
     print(json.dumps(report.as_dict(), ensure_ascii=False, indent=2) if options.json else report.as_text())

@@ -15,11 +15,11 @@ from typing import Any, ClassVar
 from tokenizers import AddedToken
 
 from ..errors import TokenizerError
-from .bpe import GOES_ON, BytePairs, part_spans, split_parts, split_words, word_spans
-from .bpe_json import bpe_from_json, bpe_to_json
-from .encoding import TokenSource
 from .tokenizer import PreTrainedTokenizer
-from .tokenizer_files import read_json_file
+from .tokenizing.bpe import GOES_ON, BytePairs, part_spans, split_parts, split_words, word_spans
+from .tokenizing.bpe_json import bpe_from_json, bpe_to_json
+from .tokenizing.encoding import TokenSource
+from .tokenizing.tokenizer_files import read_json_file
 
 _WORDS_KEPT = 200_000
 
@@ -205,9 +205,7 @@ class BlenderbotSmallTokenizerFast(BlenderbotSmallTokenizer):
         tokenizer_file: str | os.PathLike[str] | None = None,
         **kwargs: Any,
     ) -> None:
-        super().__init__(
-            vocab_file, merges_file, bos_token, eos_token, unk_token, pad_token, tokenizer_file, **kwargs
-        )
+        super().__init__(vocab_file, merges_file, bos_token, eos_token, unk_token, pad_token, tokenizer_file, **kwargs)
 
 
 def _read_vocab(path: Path) -> dict[str, int]:

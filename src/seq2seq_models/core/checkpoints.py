@@ -15,10 +15,10 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from ..errors import CheckpointError
-from .safetensors_file import read_safetensors, write_safetensors
-from .stored import Stored as Stored
-from .stored import check_not_mislabelled, corrupt
-from .torch_file import read_torch, write_torch
+from .storage.safetensors_file import read_safetensors, write_safetensors
+from .storage.stored import Stored as Stored
+from .storage.stored import check_not_mislabelled, corrupt
+from .storage.torch_file import read_torch, write_torch
 
 SAFETENSORS, BIN = "model.safetensors", "pytorch_model.bin"
 SAFETENSORS_INDEX, BIN_INDEX = "model.safetensors.index.json", "pytorch_model.bin.index.json"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any, ClassVar
 
-from .pretrained_config import PretrainedConfig
+from .settings.pretrained_config import PretrainedConfig
 
 __all__ = ["CONFIG_CLASSES", "BlenderbotSmallConfig", "PegasusConfig", "PretrainedConfig", "Seq2SeqConfig"]
 

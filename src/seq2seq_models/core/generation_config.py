@@ -13,9 +13,10 @@ from typing import Any, Self
 
 from ..errors import GenerationError
 from .config import CONFIG_CLASSES, PretrainedConfig
-from .config_values import CONFIG_NAME, read_json
-from .generation_files import for_json, task_values
-from .generation_options import (
+from .hub import PushToHubMixin, Repository, write_folder_atomically
+from .settings.config_values import CONFIG_NAME, read_json
+from .settings.generation_files import for_json, task_values
+from .settings.generation_options import (
     BEAM_OPTIONS,
     CACHE_OPTIONS,
     GENERATE_ARGUMENTS,
@@ -25,8 +26,7 @@ from .generation_options import (
     GenerationMode,
     OptionValues,
 )
-from .hub import PushToHubMixin, Repository, write_folder_atomically
-from .validity import message
+from .settings.validity import message
 
 logger = logging.getLogger(__name__)
 
@@ -38,7 +38,7 @@ _ARGUMENT, _ASSIGNED, _DEFAULT = "argument", "set on the object", "class default
 
 
 class GenerationConfig(OptionValues, PushToHubMixin):
-    """The options of `generate`, each an attribute that always has a value; `core.generation_options` explains them.
+    """The options of `generate`, each an attribute that always has a value; `core.settings.generation_options` explains them.
 
     None means unset: the option takes its class default. The one exception is `top_k`, where None switches it off, as
     0 does. `describe()` shows every value and where it came from.

@@ -16,9 +16,9 @@ from pathlib import Path, PurePosixPath
 from typing import Any, Literal
 
 from ..errors import CheckpointError, CheckpointNotFoundError
-from .hub_client import endpoint, first_line, library, outage, status_of
-from .saving import PushToHubMixin as PushToHubMixin
-from .saving import write_folder_atomically as write_folder_atomically
+from .storage.hub_client import endpoint, first_line, library, outage, status_of
+from .storage.saving import PushToHubMixin as PushToHubMixin
+from .storage.saving import write_folder_atomically as write_folder_atomically
 
 logger = logging.getLogger("seq2seq_models")
 COMMIT = re.compile(r"[0-9a-f]{40}")

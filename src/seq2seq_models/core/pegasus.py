@@ -16,11 +16,11 @@ from typing import Any, ClassVar
 from tokenizers import AddedToken
 
 from ..errors import TokenizerError
-from .encoding import TokenSource
-from .spiece import PieceType, SentencePieceModel, check_model, read_spiece_model, serialize
 from .tokenizer import PreTrainedTokenizer
-from .tokenizer_files import read_json_file
-from .unigram import SPACE, Unigram
+from .tokenizing.encoding import TokenSource
+from .tokenizing.spiece import PieceType, SentencePieceModel, check_model, read_spiece_model, serialize
+from .tokenizing.tokenizer_files import read_json_file
+from .tokenizing.unigram import SPACE, Unigram
 
 _HARMLESS = ("Precompiled", "Strip", "Replace")
 

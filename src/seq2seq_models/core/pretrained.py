@@ -26,10 +26,10 @@ from .checkpoints import (
     with_variant,
     write_checkpoint,
 )
-from .fitting import Fit, fit, misfit
 from .hub import PushToHubMixin, Repository, write_folder_atomically
-from .load_options import Choices, check_refused, resolve_device, resolve_dtype
-from .stored import DTYPE_NAMES, Stored, read_ahead
+from .storage.fitting import Fit, fit, misfit
+from .storage.load_options import Choices, check_refused, resolve_device, resolve_dtype
+from .storage.stored import DTYPE_NAMES, Stored, read_ahead
 
 if TYPE_CHECKING:
     from .config import PretrainedConfig

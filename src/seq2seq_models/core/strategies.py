@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from ..errors import GenerationError
-from .generation_options import GenerationMode
-from .validity import message
+from .settings.generation_options import GenerationMode
+from .settings.validity import message
 
 if TYPE_CHECKING:
     from .generation_config import GenerationConfig

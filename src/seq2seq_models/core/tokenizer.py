@@ -12,12 +12,12 @@ from typing import Any, ClassVar, overload
 from tokenizers import AddedToken, Tokenizer
 
 from ..errors import TokenizerError
-from .call_options import NO_MAX_LENGTH, SIDES
-from .chat_template import ChatTemplates
-from .encoding import TokenSource
-from .tensors import as_list
-from .tokenizer_call import TokenizerCalls
-from .tokenizer_files import TokenizerFiles
+from .tokenizing.call_options import NO_MAX_LENGTH, SIDES
+from .tokenizing.chat_template import ChatTemplates
+from .tokenizing.encoding import TokenSource
+from .tokenizing.tensors import as_list
+from .tokenizing.tokenizer_call import TokenizerCalls
+from .tokenizing.tokenizer_files import TokenizerFiles
 
 logger = logging.getLogger(__name__)
 
@@ -150,9 +150,7 @@ class PreTrainedTokenizer(TokenizerCalls, ChatTemplates, TokenizerFiles):
     def convert_tokens_to_ids(self, tokens: list[str] | tuple[str, ...]) -> list[int]: ...
     @overload
     def convert_tokens_to_ids(self, tokens: None) -> None: ...
-    def convert_tokens_to_ids(
-        self, tokens: str | list[str] | tuple[str, ...] | None
-    ) -> int | list[int] | None:
+    def convert_tokens_to_ids(self, tokens: str | list[str] | tuple[str, ...] | None) -> int | list[int] | None:
         """The id of a token, or the ids of several; an unknown one has the id of the unknown token."""
         if tokens is None:
             return None

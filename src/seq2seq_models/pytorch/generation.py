@@ -19,7 +19,6 @@ from torch import Tensor
 
 from ..core.decoding import CAUSAL_INPUTS, ENCODER_DECODER_INPUTS, Plan, plan, resolve
 from ..core.generation_config import GenerationConfig
-from ..core.generation_options import OUTPUT_OPTIONS, GenerationMode
 from ..core.generation_rules import HammingDiversity, tokens_of
 from ..core.outputs import (
     BaseModelOutput,
@@ -30,6 +29,7 @@ from ..core.outputs import (
     ModelOutput,
 )
 from ..core.sampling import uniforms
+from ..core.settings.generation_options import OUTPUT_OPTIONS, GenerationMode
 from ..core.strategies import assistant_options, check_assistant, strategy
 from ..errors import GenerationError, InputError
 from .assisted import AssistedDecoding, Draft
@@ -489,9 +489,7 @@ class GenerationMixin:
             draft.steps.model.generation_config.num_assistant_tokens = draft.tokens
         return sequences
 
-    def _draft(
-        self, assistant: Any, plan: Plan, given: dict[str, Any], processors: Sequence[Processor]
-    ) -> Draft:
+    def _draft(self, assistant: Any, plan: Plan, given: dict[str, Any], processors: Sequence[Processor]) -> Draft:
         """The assistant, which has read the source once."""
         config = copy.deepcopy(plan.config)
         for name in OUTPUT_OPTIONS:

@@ -9,8 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from ..core.parameters import FINAL_LOGITS_BIAS, Head, Parameter, parameters
-from ..core.stored import Stored
-from ..core.torch_file import stored_tensor, tensor_of
+from ..core.storage.stored import Stored
+from ..core.storage.torch_file import stored_tensor, tensor_of
 from ..errors import ConfigError
 
 if TYPE_CHECKING:

@@ -7,7 +7,7 @@ import warnings
 from dataclasses import dataclass
 from typing import Any
 
-from ..errors import TokenizerError
+from ...errors import TokenizerError
 
 logger = logging.getLogger(__name__)
 

@@ -7,8 +7,8 @@ import os
 from pathlib import Path
 from typing import Any
 
-from ..errors import CheckpointError, CheckpointNotFoundError, ConfigError
-from .hub import Repository
+from ...errors import CheckpointError, CheckpointNotFoundError, ConfigError
+from ..hub import Repository
 
 CONFIG_NAME = "config.json"
 

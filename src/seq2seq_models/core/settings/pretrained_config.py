@@ -11,8 +11,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, ClassVar, Self
 
-from ..errors import ConfigError
-from .architecture import ARCHITECTURES, Architecture
+from ...errors import ConfigError
+from ..architecture import ARCHITECTURES, Architecture
+from ..hub import PushToHubMixin, Repository, write_folder_atomically
 from .config_rules import config_faults
 from .config_values import (
     CONFIG_NAME,
@@ -23,7 +24,6 @@ from .config_values import (
     like,
     read_json,
 )
-from .hub import PushToHubMixin, Repository, write_folder_atomically
 from .validity import is_whole, message
 
 logger = logging.getLogger(__name__)

@@ -6,13 +6,13 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from ..errors import CheckpointError
-from .architecture import ARCHITECTURES
-from .parameters import LM_HEAD, SHARED, Head, Parameter, parameters
+from ...errors import CheckpointError
+from ..architecture import ARCHITECTURES
+from ..parameters import LM_HEAD, SHARED, Head, Parameter, parameters
 from .stored import Stored, as_float32
 
 if TYPE_CHECKING:
-    from .config import PretrainedConfig
+    from ..config import PretrainedConfig
 
 ENCODER_TOKENS, DECODER_TOKENS = "model.encoder.embed_tokens.weight", "model.decoder.embed_tokens.weight"
 EMBEDDINGS = (SHARED, DECODER_TOKENS, ENCODER_TOKENS)

@@ -13,7 +13,7 @@ from math import prod
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..errors import CheckpointError
+from ...errors import CheckpointError
 from .stored import ITEM_SIZES, NUMPY_NAMES, Stored, check_not_mislabelled, corrupt
 
 if TYPE_CHECKING:

@@ -11,7 +11,7 @@ import struct
 from array import array
 from collections.abc import Iterator
 
-from ..errors import TokenizerError
+from ...errors import TokenizerError
 
 Chunk = tuple[int, int, str]
 """Start and end in the text, and what stands there after the rules."""

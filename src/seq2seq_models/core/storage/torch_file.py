@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..errors import CheckpointError, MissingFrameworkError
+from ...errors import CheckpointError, MissingFrameworkError
 from .stored import Stored, check_not_mislabelled, corrupt
 
 if TYPE_CHECKING:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
-from .architecture import ACTIVATIONS
+from ..architecture import ACTIVATIONS
 from .validity import Rule, flag, is_whole, one_of, or_none, real, token_id, whole
 
 if TYPE_CHECKING:

@@ -9,10 +9,10 @@ from math import prod
 from pathlib import Path
 from typing import Any
 
-from ..errors import CheckpointNotFoundError
-from .checkpoints import open_checkpoint, read_index
-from .hub import Repository
-from .parameters import parameters
+from ...errors import CheckpointNotFoundError
+from ..checkpoints import open_checkpoint, read_index
+from ..hub import Repository
+from ..parameters import parameters
 from .stored import DTYPE_NAMES, Stored
 
 _WEIGHTS = ("model.safetensors", "model.safetensors.index.json", "pytorch_model.bin", "pytorch_model.bin.index.json")
@@ -94,8 +94,8 @@ def describe_checkpoint(
         CheckpointNotFoundError: there is no such folder, repository or config.json.
         ConfigError: the checkpoint belongs to neither family.
     """
-    from ..auto import AutoConfig
-    from .generation_config import GenerationConfig
+    from ...auto import AutoConfig
+    from ..generation_config import GenerationConfig
 
     repository = Repository.from_options(name, {"revision": revision, "token": token})
     config = AutoConfig.from_pretrained(repository)

@@ -12,9 +12,9 @@ from typing import Any, ClassVar, Self
 
 from tokenizers import AddedToken
 
-from ..errors import TokenizerError
+from ...errors import TokenizerError
+from ..hub import PushToHubMixin, Repository, write_folder_atomically
 from .call_options import NO_MAX_LENGTH
-from .hub import PushToHubMixin, Repository, write_folder_atomically
 
 TOKENIZER_CONFIG = "tokenizer_config.json"
 SPECIAL_TOKENS_MAP = "special_tokens_map.json"

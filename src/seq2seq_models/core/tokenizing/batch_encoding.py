@@ -7,7 +7,7 @@ from collections import UserDict
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple, Self
 
-from ..errors import TokenizerError
+from ...errors import TokenizerError
 from .encoding import Encoding
 from .tensors import is_tensor_of, tensor_maker
 

@@ -6,7 +6,7 @@ import logging
 from collections.abc import Iterator
 from typing import TypeVar
 
-from ..errors import TokenizerError
+from ...errors import TokenizerError
 from .call_options import TRUNCATION, CallOptions, choice
 
 logger = logging.getLogger(__name__)

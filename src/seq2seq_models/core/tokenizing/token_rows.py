@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-from ..errors import TokenizerError
+from ...errors import TokenizerError
 from .batch_encoding import BatchEncoding
 from .call_options import CallOptions, check_multiple, choice, strategies, warn_once
 from .encoding import Encoding, TokenSource

@@ -5,10 +5,10 @@ from __future__ import annotations
 import os
 from typing import Any
 
-from ..errors import TokenizerError
-from .blenderbot_small import BlenderbotSmallTokenizer, BlenderbotSmallTokenizerFast
-from .hub import Repository
-from .pegasus import PegasusTokenizer, PegasusTokenizerFast
+from ...errors import TokenizerError
+from ..blenderbot_small import BlenderbotSmallTokenizer, BlenderbotSmallTokenizerFast
+from ..hub import Repository
+from ..pegasus import PegasusTokenizer, PegasusTokenizerFast
 from .tokenizer_files import TOKENIZER_CONFIG, TOKENIZER_JSON, read_json_file, read_repository_json
 
 

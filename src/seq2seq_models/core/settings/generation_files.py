@@ -5,10 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from ..errors import GenerationError
+from ...errors import GenerationError
+from ..hub import Repository
 from .config_values import CONFIG_NAME, read_json
 from .generation_options import OPTIONS
-from .hub import Repository
 
 _BEFORE, _AFTER = "generation_config_for_", ".json"
 

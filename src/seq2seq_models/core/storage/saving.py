@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..errors import CheckpointError, CheckpointNotFoundError
+from ...errors import CheckpointError, CheckpointNotFoundError
 from .hub_client import endpoint, first_line, library, outage, status_of
 
 if TYPE_CHECKING:

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from enum import IntEnum
 from pathlib import Path
 
-from ..errors import TokenizerError
+from ...errors import TokenizerError
 
 UNIGRAM = 1
 """The only `trainer_spec.model_type` that Pegasus checkpoints use."""

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from ..errors import CheckpointError, ConfigError
+from ...errors import CheckpointError, ConfigError
 from .stored import DTYPE_NAMES, Stored
 
 if TYPE_CHECKING:
-    from .config import PretrainedConfig
+    from ..config import PretrainedConfig
 
 # Accepted as transformers accepts them, and without effect: every load here is lazy and without random initialisation.
 _NO_EFFECT = ("low_cpu_mem_usage", "_fast_init", "offload_state_dict", "max_memory", "offload_folder",

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from ..errors import MissingFrameworkError, TokenizerError
+from ...errors import MissingFrameworkError, TokenizerError
 
 if TYPE_CHECKING:
     from .batch_encoding import BatchEncoding

@@ -102,7 +102,6 @@ class BytePairs:
         tokens[-1] = symbols[-1][: -len(END)]
         return tokens
 
-
     def _merge_short(self, symbols: list[str]) -> list[str]:
         none = len(self.pairs)
         while len(symbols) > 1:

@@ -6,7 +6,7 @@ import sys
 from collections.abc import Callable
 from typing import Any
 
-from ..errors import MissingFrameworkError, TokenizerError
+from ...errors import MissingFrameworkError, TokenizerError
 
 _FRAMEWORKS = {"pt": "torch", "tf": "tensorflow", "np": "numpy", "jax": "jax"}
 

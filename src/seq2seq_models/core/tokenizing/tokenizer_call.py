@@ -6,7 +6,7 @@ import warnings
 from collections.abc import Mapping
 from typing import Any
 
-from ..errors import TokenizerError
+from ...errors import TokenizerError
 from .batch_encoding import BatchEncoding
 from .call_options import CallOptions, choice, padding_strategy, strategies
 from .tensors import as_list, framework_of

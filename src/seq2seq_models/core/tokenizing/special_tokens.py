@@ -8,7 +8,7 @@ from typing import Any, ClassVar, TypeAlias, overload
 
 from tokenizers import AddedToken
 
-from ..errors import TokenizerError
+from ...errors import TokenizerError
 
 Token: TypeAlias = str | AddedToken
 

@@ -9,7 +9,7 @@ from math import prod
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..errors import CheckpointError
+from ...errors import CheckpointError
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
