@@ -18,6 +18,7 @@ from pathlib import Path
 DOCS = Path(__file__).parent
 SOURCE = DOCS.parent / "src" / "seq2seq_models"
 MARK = "Differs from transformers 4.57.6:"
+OLDER = "Differs from transformers 4.51.3:"  # the reference of diverse beams and contrastive search
 PART = re.compile(r"(<!-- made by make_tables\.py: (\w+) -->\n).*?(<!-- end -->)", re.DOTALL)
 
 
@@ -59,7 +60,7 @@ EVERYTHING = {
     "min_new_tokens": 5, "forced_bos_token_id": 5, "forced_eos_token_id": 1, "remove_invalid_values": True,
     "exponential_decay_length_penalty": (5, 1.5), "suppress_tokens": [5], "begin_suppress_tokens": [5], "top_p": 0.5,
     "do_sample": True, "temperature": 0.5, "typical_p": 0.5, "epsilon_cutoff": 0.1, "eta_cutoff": 0.1,
-    "renormalize_logits": True, "eos_token_id": 1, "max_length": 30,
+    "renormalize_logits": True, "eos_token_id": 1, "max_length": 30, "diversity_penalty": 1.0,
 }  # fmt: skip
 """Options that switch every rule on, so that their order can be asked for."""
 
@@ -97,7 +98,7 @@ def differences() -> str:
 def marks(path: Path) -> Iterator[tuple[str, str]]:
     """Where in a file the mark stands, and the sentence after it, which may go on in the next comment lines."""
     text = path.read_text(encoding="utf-8")
-    lines, module = text.splitlines(), ast.parse(text)
+    lines, module = text.replace(OLDER, MARK).splitlines(), ast.parse(text)
     for number, line in enumerate(lines, 1):
         before, found, words = line.partition(MARK)
         if not found:

@@ -101,6 +101,12 @@ _SAYINGS = {
         "i have a {kind}. it is called {}.",
         "yes, i have a {kind}. the name is {}.", "there is my {kind}, {}.", "yes, i have a {kind} named {}.",
     ),
+    "other": (
+        "tell me a joke.", "can you sing?", "what time is it?", "how old are you?", "i have to work today.", "why?",
+        "that is funny.", "i watched a film yesterday.", "what should i do?", "my car is broken.", "really?", "okay.",
+        "i went to the shop.", "my sister called me.", "are you sure?", "i do not understand.", "say something.",
+        "i am going to bed.", "what is that?", "when is that?", "i bought a new phone.", "nothing much.", "maybe.",
+    ),
     "hello": ("hello!", "hi!", "hi there.", "hey!", "good morning.", "hello there!", "hello", "hi"),
     "you": ("who are you?", "what is your name?", "are you a robot?", "what are you?"),
     "able": ("what can you do?", "what can we talk about?", "what do you know?", "can you help me?"),
@@ -119,7 +125,22 @@ _VALUES = {
     "weather": WEATHERS, "topic": TOPICS,
 }  # fmt: skip
 _FACTS = ("name", "pet", "hobby", "town")
-_CHAT = ("good", "bad", "food", "weather", "topic", "hello", "you", "able", "how", "thanks", "yes", "no", "bye")
+_CHAT = (
+    "good",
+    "bad",
+    "food",
+    "weather",
+    "topic",
+    "other",
+    "hello",
+    "you",
+    "able",
+    "how",
+    "thanks",
+    "yes",
+    "no",
+    "bye",
+)
 _ASKS = ("ask name", "ask pet", "ask hobby", "ask town")
 
 
@@ -172,6 +193,7 @@ def _answer_chat(said: _Said, known: _Known) -> str:
         "food": f"{value} sounds good{address}." + (f" did {known.pet} get some too?" if known.pet else ""),
         "weather": f"a {value} day is right for {fun}.",
         "topic": f"i do not know much about {value}. tell me about you{address}.",
+        "other": f"i see{address}. i only know small talk.",
         "bye": f"goodbye{address}." + (f" say hello to {known.pet} from me." if known.pet else " talk to you soon."),
     }
     return plain[said.kind]

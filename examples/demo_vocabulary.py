@@ -113,17 +113,17 @@ def write_blenderbot_vocabulary(folder: Path, texts: list[str], size: int, lengt
     texts = [*texts, *["hello\n"] * 2000]
     lines = [" ".join(part for word in split_words(text) for part in split_parts(word)).lower() for text in texts]
     merged = json.loads(_merged(lines, size, "</w>", special, string.ascii_lowercase).to_str())["model"]
-    vocabulary: dict[str, int] = {}
-    for piece, _ in sorted(merged["vocab"].items(), key=lambda item: item[1]):
-        if piece in special:
-            token = piece
-        else:
-            token = piece.removesuffix("</w>") if piece.endswith("</w>") else piece + "@@"
-        vocabulary.setdefault(token, len(vocabulary))
-    # A word of one character is looked up as it is, without any mark.
+    # The trainer numbers characters in no fixed order, so that is settled here: characters, then merges as they came.
+    vocabulary = {token: index for index, token in enumerate(special)}
     for character in string.ascii_lowercase + string.digits + string.punctuation:
+        # A word of one character, and the end of a longer one, are looked up without a mark.
+        vocabulary.setdefault(f"{character}@@", len(vocabulary))
         vocabulary.setdefault(character, len(vocabulary))
-    merges = ["#version: 0.2", *(" ".join(pair) if isinstance(pair, list) else pair for pair in merged["merges"])]
+    for pair in merged["merges"]:
+        piece = "".join(pair)
+        token = piece.removesuffix("</w>") if piece.endswith("</w>") else f"{piece}@@"
+        vocabulary.setdefault(token, len(vocabulary))
+    merges = ["#version: 0.2", *(" ".join(pair) for pair in merged["merges"])]
     _write(folder / "vocab.json", vocabulary)
     (folder / "merges.txt").write_text("\n".join(merges) + "\n", encoding="utf-8")
     named = {"bos_token": "__start__", "eos_token": "__end__", "unk_token": "__unk__", "pad_token": "__null__"}

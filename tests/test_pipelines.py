@@ -13,6 +13,7 @@ import torch
 
 from seq2seq_models import BlenderbotSmallForConditionalGeneration, Conversation, PegasusTokenizer, pipeline
 from seq2seq_models.bundled import demo_checkpoint
+from seq2seq_models.core.window import part_rows
 from seq2seq_models.errors import CheckpointNotFoundError, GenerationError, InputError, MissingFrameworkError
 
 REPORTS = [
@@ -146,10 +147,49 @@ def test_clean_up_joins_punctuation_to_words() -> None:
     assert joined == "nice to meet you, anna. do you have a pet?"
 
 
-def test_a_long_text_is_cut_and_the_log_says_so(summarizer: Any, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_long_text_is_read_in_parts_and_the_log_says_so(summarizer: Any, caplog: pytest.LogCaptureFixture) -> None:
+    long = " ".join(REPORTS * 12)
+    length = len(summarizer.tokenizer(long, verbose=False)["input_ids"])
+    assert length > 512
+    with caplog.at_level(logging.WARNING, "seq2seq_models"):
+        together = summarizer([long, REPORTS[0]], num_beams=1)
+    parts = part_rows(summarizer.tokenizer, [long], 512)[0]
+    said = f"a text has {length} tokens and this model reads 512: it is read in {len(parts)} parts"
+    assert caplog.messages[0] == f"{said}, whose summaries are joined"
+    alone = [summarizer(summarizer.tokenizer.decode(row[:-1]), num_beams=1)[0]["summary_text"] for row in parts]
+    assert [record["summary_text"] for record in together] == [" ".join(alone), HEADLINES[0]]
+    several = summarizer(long, num_beams=2, num_return_sequences=2, return_tensors=True, return_text=True)
+    assert len(several) == 2 and all(len(record["summary_token_ids"]) == len(parts) for record in several)
+    assert several[0]["summary_text"].count(" ") > several[0]["summary_text"].count("  ")
+
+
+class Words:
+    """One token per word, and a closing one."""
+
+    def __call__(self, texts: Any, verbose: bool = True) -> dict[str, Any]:
+        many = [texts] if isinstance(texts, str) else texts
+        rows = [[*map(hash, text.split()), 1] if len(text) < 3000 or " " in text else [0] * len(text) for text in many]
+        return {"input_ids": rows[0] if isinstance(texts, str) else rows}
+
+
+@pytest.mark.parametrize("sentences, words, limit", [(40, 9, 50), (7, 30, 64), (1, 500, 60), (300, 1, 40), (3, 9, 64)])
+def test_parts_hold_every_sentence_once_in_order(sentences: int, words: int, limit: int) -> None:
+    texts = [" ".join(f"w{i}x{j}" for j in range(words)) + "." for i in range(sentences)]
+    document = " ".join(texts)
+    (rows,) = part_rows(Words(), [document], limit)
+    assert [token for row in rows for token in row[:-1]] == Words()(document)["input_ids"][:-1]
+    assert all(len(row) <= limit for row in rows)
+    fewest = -(-(sentences * words + 1) // limit)
+    assert len(rows) <= 2 * fewest
+    if words < limit // 2 and fewest > 1:
+        ends = {hash(text.split()[-1]) for text in texts}
+        assert all(row[-2] in ends for row in rows)
+
+
+def test_a_long_text_is_cut_if_asked_and_the_log_says_so(summarizer: Any, caplog: pytest.LogCaptureFixture) -> None:
     long = " ".join([REPORTS[0], *["It was a quiet week in Rome."] * 200])
     with caplog.at_level(logging.WARNING, "seq2seq_models"):
-        cut = summarizer(long, num_beams=1)
+        cut = summarizer(long, num_beams=1, truncation=True)
     assert len(cut) == 1
     length = len(summarizer.tokenizer(long, verbose=False)["input_ids"])
     assert f"a text has {length} tokens and this model reads 512: only its beginning is read" in caplog.messages

@@ -55,9 +55,9 @@ ONLY_IN = {
 }
 HEAD_MASKS = {"head_mask", "decoder_head_mask", "cross_attn_head_mask"}
 NOT_IN = {
-    "tensorflow": {"cache_position"},
+    "tensorflow": {"cache_position", "assistant_model"},
     "flax": {"cache_position", "encoder_outputs", "past_key_values", "inputs_embeds", "decoder_inputs_embeds", "labels"}
-    | {"use_cache"} | HEAD_MASKS,
+    | {"use_cache", "assistant_model"} | HEAD_MASKS,
 }  # fmt: skip
 CLASSES_OF_ONE_WING = {
     "pytorch": {"DynamicCache", "EncoderDecoderCache", "StaticCache"},

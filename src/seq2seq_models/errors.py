@@ -1,4 +1,4 @@
-"""The errors this library raises, one class per kind of fault; each also is the built-in class raised there upstream."""
+"""The errors of this library, one class per kind of fault; each is the built-in class raised there upstream too."""
 
 
 class ConfigError(ValueError):

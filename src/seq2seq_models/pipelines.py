@@ -14,7 +14,7 @@ from typing import Any
 
 from .bundled import DEMO_CHECKPOINTS, demo_checkpoint, resolve_model
 from .core.conversation import Conversation
-from .core.window import document_rows, window
+from .core.window import cut_rows, part_rows, window
 from .errors import InputError, MissingFrameworkError
 
 BATCH_SIZE = 8
@@ -46,7 +46,7 @@ class Text2TextGenerationPipeline:
 
     task = "text2text-generation"
     _key = "generated"
-    _truncates = False
+    _parts = False
     _cleans_up = False
 
     def __init__(self, model: Any, tokenizer: Any, *, batch_size: int | None = None, **options: Any) -> None:
@@ -79,8 +79,10 @@ class Text2TextGenerationPipeline:
         Args:
             texts: a text, a list of texts, or any other iterable of texts, which is read as the results are asked for.
             options: `batch_size`; `truncation` (True cuts a text to what the model reads and logs it; False raises for
-                a text that is too long); `return_text` (default) and `return_tensors` (token ids instead, or both when
-                both are True); `clean_up_tokenization_spaces`; everything else goes to `generate`.
+                a text that is too long; for summaries it is unset, and a text that is too long is read in parts);
+                `return_text` (default) and `return_tensors` (token ids instead, or both when both are True; of a text
+                read in parts, a list with those of each part); `clean_up_tokenization_spaces`; everything else goes to
+                `generate`.
 
         Returns:
             For one text a list of dictionaries, one per returned sequence (one, unless `num_return_sequences` says
@@ -115,7 +117,8 @@ class Text2TextGenerationPipeline:
             text=not tensors if text is None else bool(text),
             tensors=tensors,
             clean_up=self._cleans_up if clean is None else bool(clean),
-            truncate=self._truncates if truncation is None else truncation not in (False, "do_not_truncate"),
+            truncate=truncation not in (None, False, "do_not_truncate"),
+            part=truncation is None and self._parts,
             batch_size=self.batch_size if size is None else _positive("batch_size", size),
             generate=options,
         )
@@ -140,11 +143,27 @@ class Text2TextGenerationPipeline:
         """The records of each text, all generated at once."""
         for text in texts:
             _text(text)
+        limit = window(self.model.config, self.tokenizer)
+        if call.part:
+            return self._in_parts(part_rows(self.tokenizer, texts, limit), call)
         if call.truncate:
-            rows = document_rows(self.tokenizer, texts, window(self.model.config, self.tokenizer))
+            rows = cut_rows(self.tokenizer, texts, limit)
         else:
             rows = [list(row) for row in self.tokenizer(list(texts))["input_ids"]]
         return self._generate(rows, call)
+
+    def _in_parts(self, documents: list[list[list[int]]], call: _Call) -> list[list[dict[str, Any]]]:
+        """The records of documents in parts: each sequence of a document joins those of its parts, in order."""
+        rows = [row for parts in documents for row in parts]
+        order = sorted(range(len(rows)), key=lambda index: -len(rows[index]))
+        found: list[list[dict[str, Any]]] = [[] for _ in rows]
+        for start in range(0, len(order), call.batch_size):
+            chosen = order[start : start + call.batch_size]
+            results = self._generate([rows[index] for index in chosen], call)
+            for index, result in zip(chosen, results, strict=True):
+                found[index] = result
+        remaining = iter(found)
+        return [_joined([next(remaining) for _ in parts]) for parts in documents]
 
     def _generate(self, rows: list[list[int]], call: _Call) -> list[list[dict[str, Any]]]:
         """The records of each row of token ids."""
@@ -173,12 +192,15 @@ class Text2TextGenerationPipeline:
 
 
 class SummarizationPipeline(Text2TextGenerationPipeline):
-    """Summarizes each text; one that is longer than the model reads is cut, and the log says so."""
+    """Summarizes each text. One that is longer than the model reads is read in parts, whose summaries are joined.
+
+    Parts are whole sentences; the log says so. `truncation=True` reads the beginning only, `truncation=False` raises.
+    """
 
     task = "summarization"
     _key = "summary"
     # Differs from transformers 4.57.6: there a text that is too long ends in an index error unless truncation is on.
-    _truncates = True
+    _parts = True
 
 
 class ChatPipeline(Text2TextGenerationPipeline):
@@ -226,6 +248,17 @@ class ChatPipeline(Text2TextGenerationPipeline):
         return talks if many else talks[0]
 
 
+def _joined(parts: list[list[dict[str, Any]]]) -> list[dict[str, Any]]:
+    """One record per sequence from those of each part: texts joined by a space, token ids as a list of the parts'."""
+    if len(parts) == 1:
+        return parts[0]
+    joined = []
+    for records in zip(*parts, strict=True):
+        values = {key: [record[key] for record in records] for key in records[0]}
+        joined.append({key: " ".join(found) if key.endswith("_text") else found for key, found in values.items()})
+    return joined
+
+
 @dataclass(frozen=True)
 class _Call:
     """What one call of a pipeline asks for."""
@@ -234,6 +267,7 @@ class _Call:
     tensors: bool
     clean_up: bool
     truncate: bool
+    part: bool
     batch_size: int
     generate: dict[str, Any]
 

@@ -39,6 +39,9 @@ OWN: dict[str, dict[str, Any]] = {
     "Pegasus": {"activation_function": "relu", "scale_embedding": True},
     "BlenderbotSmall": {},
 }
+SCALES = {"bias": 0.05, "proj": 0.15, "fc": 0.6, "shared": 0.4, "embed_tokens": 0.4, "lm_head": 0.4, "": 0.3}
+"""Standard deviations by a part of the name, such that states differ from each other and words do not just repeat."""
+
 PER_FAMILY = 50
 Case = dict[str, Any]
 
@@ -58,7 +61,8 @@ def fill(model: Any, seed: int) -> Any:
                 continue
             is_tied = name.endswith(("shared.weight", "embed_tokens.weight", "lm_head.weight"))
             key = "model.shared.weight" if is_tied else name
-            drawn = np.random.default_rng([zlib.crc32(key.encode()), seed]).normal(size=tuple(value.shape)) * 0.3
+            drawn = np.random.default_rng([zlib.crc32(key.encode()), seed]).normal(size=tuple(value.shape))
+            drawn *= next(scale for part, scale in SCALES.items() if part in name)
             is_gain = "norm" in name and name.endswith("weight")
             value.copy_(torch.from_numpy(drawn + 1.0 if is_gain else drawn).to(value.dtype))
     return model.eval()
@@ -116,7 +120,7 @@ def groups(draw: random.Random) -> dict[str, Any]:
 
 
 def contrastive(draw: random.Random) -> dict[str, Any]:
-    return {"penalty_alpha": draw.choice([0.1, 0.4, 0.6, 0.9]), "top_k": draw.choice([2, 3, 4, 7])}
+    return {"penalty_alpha": draw.choice([0.2, 0.5, 0.7, 0.9]), "top_k": draw.choice([2, 3, 4, 7])}
 
 
 def combination(strategy: str, family: str, index: int) -> Case:

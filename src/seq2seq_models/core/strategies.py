@@ -115,10 +115,13 @@ def check_assistant(model_config: Any, assistant: Any) -> None:
 
 
 def assistant_options(config: GenerationConfig, own: GenerationConfig) -> AssistantOptions:
-    """How to draft: what the call or the model's configuration sets, and the assistant's own configuration for the rest.
+    """How to draft: as the call or the model's configuration says, and for the rest the assistant's own configuration.
 
-    # Differs from transformers 4.57.6: there the assistant's configuration alone counts and a call's is ignored.
+    Args:
+        config: of the call, as `resolve` returned it.
+        own: the assistant's.
     """
+    # Differs from transformers 4.57.6: there the assistant's configuration alone counts, and a call's is ignored.
     holders = {name: config if name in config._sources else own for name in ASSISTANT_OPTIONS}
     values = {name: getattr(holder, name) for name, holder in holders.items()}
     tokens, schedule, threshold = (values[name] for name in ASSISTANT_OPTIONS)

@@ -91,7 +91,7 @@ class Draft:
         return probabilities
 
     def learn(self, drafted: int, kept: int, length: int) -> None:
-        """After the model kept some of the tokens drafted: how many to draft next, and `length` tokens to go on from."""
+        """After the model kept some of the drafted tokens: how many to draft next, and from which length."""
         if self.options.schedule != "constant":
             self.tokens = self.tokens + 2 if kept == drafted else max(1, self.tokens - 1)
         self.steps.crop(length - 1)

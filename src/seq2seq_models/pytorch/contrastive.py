@@ -127,7 +127,8 @@ class ContrastiveSearch:
     def _keep(self, outputs: Any, chosen: Tensor, length: int) -> Any:
         """The outputs as if the chosen tokens [B] had been read alone; the others leave the cache."""
         if self.steps.cache is None:
-            return _map_outputs(outputs, lambda tensor, _: _chosen(tensor.unflatten(0, (len(chosen), -1)), chosen, 1))
+            row = torch.arange(len(chosen), device=chosen.device)
+            return _map_outputs(outputs, lambda tensor, _: tensor.view(len(chosen), -1, *tensor.shape[1:])[row, chosen])
         self.steps.keep(length, chosen)
 
         def alone(tensor: Tensor, name: str) -> Tensor:

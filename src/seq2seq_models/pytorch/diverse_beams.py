@@ -89,7 +89,7 @@ class DiverseBeamSearch:
         for group in range(self.groups):
             taken = self.running[:, :group, :, self.length].flatten(1)
             ids = self.running[:, group, :, : self.length].flatten(0, 1)
-            ruled.append(scorer.score(ids, scores[:, group].flatten(0, 1), taken).unflatten(0, (self.batch, self.size)))
+            ruled.append(scorer.score(ids, scores[:, group].flatten(0, 1), taken).view(self.batch, self.size, -1))
             self._extend(group, ruled[-1])
         if scorer.keeps_logits or scorer.keeps_scores:
             scorer.record(logits, torch.stack(ruled, 1).flatten(0, 2))
@@ -132,7 +132,7 @@ class DiverseBeamSearch:
 
     def _add(self, group: int, total: Tensor, ids: Tensor, rows: Tensor, wanted: Tensor, length: int) -> None:
         """A sequence [B, L] joins the finished ones of a group where it is `wanted` [B] and one of the g best."""
-        score = total.double() / (length - self.prompt_length) ** self.plan.config.length_penalty
+        score = total.double() / float((length - self.prompt_length) ** self.plan.config.length_penalty)
         held, arrivals = self.finished_scores[:, group], self.arrivals[:, group]
         worst = held.amin(1)
         # A free place is the worst and the earliest; of equally bad sequences the earliest goes.
@@ -155,7 +155,8 @@ class DiverseBeamSearch:
             return is_full
         reaches_far = config.early_stopping == "never" and config.length_penalty > 0.0
         length = (self.plan.max_length if reaches_far else self.length + 1) - self.prompt_length
-        return is_full & (self.finished_scores[:, group].amin(1) >= best.double() / length**config.length_penalty)
+        worst = self.finished_scores[:, group].amin(1)
+        return is_full & (worst >= best.double() / float(length**config.length_penalty))
 
 
 def _take(tensor: Tensor, places: Tensor) -> Tensor:

@@ -103,7 +103,7 @@ class DecoderSteps:
         return self.logits(outputs.last_hidden_state[:, -1])
 
     def run(self, ids: Tensor) -> Any:
-        """What the decoder returns for all tokens so far, int64 [R, length]; with a cache, for those it has not read."""
+        """What the decoder returns for all tokens so far, int64 [R, length]; with a cache, for those not in it yet."""
         new = ids if self.cache is None else ids[:, self.done :]
         self.done = ids.shape[1]
         return self.read(new, self.mask(ids.shape[1]))
