@@ -3,7 +3,7 @@
 
     python examples/make_demo_checkpoints.py                  train both, on one core, into the package
     python examples/make_demo_checkpoints.py --out FOLDER     the same, elsewhere
-    python examples/make_demo_checkpoints.py --evaluate 500   exact match on 500 held-out texts each
+    python examples/make_demo_checkpoints.py --evaluate 1000  exact match on 1000 held-out texts each
 
 The text is made up by demo_reports.py and demo_talk.py; nothing is downloaded. Seeds are fixed, so the same versions on
 the same kind of machine make the same files.
@@ -332,7 +332,7 @@ def main() -> None:
             folder = options.out / recipe.name if options.out else demo_checkpoint(recipe.name)
             if options.evaluate is None:
                 train(recipe, folder, options.steps)
-            count = options.evaluate or 500
+            count = options.evaluate or 1000
             share = exact_match(recipe, folder, count, options.misses)
             print(f"{recipe.name}: {share:.1%} exact match on {count} held-out texts", flush=True)
             if options.evaluate is None:

@@ -44,7 +44,7 @@ def test_a_checkpoint_is_in_hub_layout_with_a_card(name: str) -> None:
     card = (demo_checkpoint(name) / "README.md").read_text(encoding="utf-8")
     assert card.startswith("---\nlanguage: en\nlicense: apache-2.0\n")
     assert "**It is a toy**" in card
-    assert "exact match on 500 held-out" in card
+    assert "exact match on 1000 held-out" in card
 
 
 def test_both_together_stay_under_8_megabytes() -> None:

@@ -11,6 +11,7 @@ import transformers
 from seq2seq_models import GenerationConfig, LogitsProcessorList, StoppingCriteriaList
 from seq2seq_models.core.outputs import BaseModelOutput
 from seq2seq_models.errors import GenerationError, InputError
+from seq2seq_models.pytorch.generation import LOOK_EVERY
 
 from .combinations import CHUNK, COMBINATIONS, RULES, chunks, combination, source
 from .tiny import FAMILIES, batch, close, pair
@@ -43,6 +44,25 @@ def test_every_rule_is_in_many_combinations_with_another_beside_it(family):
         together.update(named if len(named) > 1 else ())
     print(family, dict(together))
     assert set(together) == RULES and min(together.values()) >= 20
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_looking_less_often_changes_nothing(family, monkeypatch):
+    """On a device the loop looks for the end every few steps; here the same on CPU."""
+    _, mine = pair(family)
+    lengths = set()
+    for seed in range(12):
+        inputs = source(seed, rows=2)
+        options = {"max_new_tokens": 18, "forced_eos_token_id": None, "no_repeat_ngram_size": 1}
+        free = mine.generate(**inputs, **options, eos_token_id=None)
+        options["eos_token_id"] = [int(free[0, 2 + seed]), int(free[1, 14 - seed])]
+        often = mine.generate(**inputs, **options)
+        for every in (3, 8, 100):
+            monkeypatch.setitem(LOOK_EVERY, "cpu", every)
+            assert mine.generate(**inputs, **options).tolist() == often.tolist()
+        monkeypatch.setitem(LOOK_EVERY, "cpu", 1)
+        lengths.add(often.shape[1])
+    assert len(lengths) > 3
 
 
 @pytest.mark.parametrize("family", FAMILIES)

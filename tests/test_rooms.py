@@ -33,6 +33,7 @@ ROOMS = [
     "model",
     "pegasus",
     "rules",
+    "steps",
     "transformer",
     "weights",
 ]

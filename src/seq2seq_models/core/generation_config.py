@@ -38,7 +38,7 @@ _ARGUMENT, _ASSIGNED, _DEFAULT = "argument", "set on the object", "class default
 
 
 class GenerationConfig(OptionValues, PushToHubMixin):
-    """The options of `generate`, each an attribute that always has a value; `core.settings.generation_options` explains them.
+    """The options of `generate`, each an attribute that always has a value; their table is in `core.settings`.
 
     None means unset: the option takes its class default. The one exception is `top_k`, where None switches it off, as
     0 does. `describe()` shows every value and where it came from.

@@ -17,7 +17,7 @@ from ..core.outputs import BaseModelOutputWithPastAndCrossAttentions
 from ..core.strategies import AssistantOptions
 
 if TYPE_CHECKING:
-    from .generation import DecoderSteps, Scorer, Stop
+    from .steps import DecoderSteps, Scorer, Stop
 
 
 def accept(

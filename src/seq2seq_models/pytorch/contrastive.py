@@ -15,7 +15,7 @@ from ..core.decoding import Plan
 from ..core.outputs import BaseModelOutputWithPastAndCrossAttentions
 
 if TYPE_CHECKING:
-    from .generation import DecoderSteps
+    from .steps import DecoderSteps
 
 
 class ContrastiveSearch:

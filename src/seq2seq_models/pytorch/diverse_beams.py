@@ -14,7 +14,7 @@ from torch import Tensor
 from ..core.decoding import Plan
 
 if TYPE_CHECKING:
-    from .generation import Scorer
+    from .steps import Scorer
 
 RULED_OUT = -1e9
 """The score of beams that only repeat the first; finite, so that sums stay finite."""

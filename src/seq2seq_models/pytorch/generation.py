@@ -1,7 +1,7 @@
 """Generation in PyTorch: every strategy over a cache that is written in place.
 
 Greedy search, sampling and the inputs and outputs of all strategies are here; the other strategies have rooms of their
-own: beams, diverse_beams, contrastive and assisted.
+own (beams, diverse_beams, contrastive, assisted), and so have the pieces they are all made of (steps).
 
 Letters in shapes: B inputs, n beams, R = B * n (or B * num_return_sequences) rows, V vocabulary.
 """
@@ -9,9 +9,7 @@ Letters in shapes: B inputs, n beams, R = B * n (or B * num_return_sequences) ro
 from __future__ import annotations
 
 import copy
-import time
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, cast
 
 import torch
@@ -19,7 +17,7 @@ from torch import Tensor
 
 from ..core.decoding import CAUSAL_INPUTS, ENCODER_DECODER_INPUTS, Plan, plan, resolve
 from ..core.generation_config import GenerationConfig
-from ..core.generation_rules import HammingDiversity, tokens_of
+from ..core.generation_rules import tokens_of
 from ..core.outputs import (
     BaseModelOutput,
     GenerateBeamDecoderOnlyOutput,
@@ -28,252 +26,22 @@ from ..core.outputs import (
     GenerateEncoderDecoderOutput,
     ModelOutput,
 )
-from ..core.sampling import uniforms
 from ..core.settings.generation_options import OUTPUT_OPTIONS, GenerationMode
 from ..core.strategies import assistant_options, check_assistant, strategy
 from ..errors import GenerationError, InputError
 from .assisted import AssistedDecoding, Draft
 from .attention import padding_mask
 from .beams import BeamSearch, generators
-from .cache import Cache, EncoderDecoderCache, StaticCache
+from .cache import Cache
 from .contrastive import ContrastiveSearch
 from .diverse_beams import DiverseBeamSearch
-from .rules import apply_rules
+from .steps import Criterion, DecoderSteps, Draw, Processor, Records, Scorer, Source, Stop, StopStrings
 
 if TYPE_CHECKING:
     from ..core.streamers import BaseStreamer
 
-Processor = Callable[[Tensor, Tensor], Tensor]
-"""A user's rule: ids so far, int64 [R, length], and scores, float32 [R, V], to new scores."""
-
-Criterion = Callable[[Tensor, Any], Any]
-"""A user's stop: ids so far and the scores, to a bool or a bool per row [R]."""
-
-
-@dataclass
-class Records:
-    """What is collected per step, for `return_dict_in_generate`."""
-
-    scores: list[Tensor] = field(default_factory=list)
-    logits: list[Tensor] = field(default_factory=list)
-    attentions: list[tuple[Tensor, ...]] = field(default_factory=list)
-    cross_attentions: list[tuple[Tensor, ...]] = field(default_factory=list)
-    hidden_states: list[tuple[Tensor, ...]] = field(default_factory=list)
-
-
-@dataclass
-class Source:
-    """What the decoder attends to: the encoder's states and mask, and whether there are any."""
-
-    states: Tensor | None
-    mask: Tensor | None
-    outputs: BaseModelOutput[Tensor] | None = None
-
-
-class DecoderSteps:
-    """Runs the decoder one step at a time for R rows over B inputs, and gives the scores of the next token.
-
-    The encoder's keys and values are kept once per input; the decoder's own in memory allocated once.
-    """
-
-    def __init__(
-        self,
-        model: Any,
-        config: GenerationConfig,
-        source: Source,
-        max_length: int,
-        decoder_mask: Tensor | None,
-        head_masks: dict[str, Tensor | None],
-        records: Records,
-    ) -> None:
-        self.model, self.config, self.source, self.records = model, config, source, records
-        self.decoder = model.get_decoder()
-        self.decoder_mask = decoder_mask
-        self.head_masks = head_masks
-        self.cache: Cache | None = None
-        self.done = 0
-        if config.use_cache is not False:
-            own = StaticCache(max_cache_len=max_length - 1)
-            self.cache = EncoderDecoderCache(own) if source.states is not None else own
-
-    def __call__(self, ids: Tensor) -> Tensor:
-        """Logits of the next token, float32 [R, V], for all tokens so far, int64 [R, length]."""
-        outputs = self.run(ids)
-        self.record(outputs)
-        return self.logits(outputs.last_hidden_state[:, -1])
-
-    def run(self, ids: Tensor) -> Any:
-        """What the decoder returns for all tokens so far, int64 [R, length]; with a cache, for those not in it yet."""
-        new = ids if self.cache is None else ids[:, self.done :]
-        self.done = ids.shape[1]
-        return self.read(new, self.mask(ids.shape[1]))
-
-    def read(self, new: Tensor, mask: Tensor | None, positions: Tensor | None = None) -> Any:
-        """What the decoder returns for these tokens, int64 [rows, T].
-
-        Args:
-            new: the tokens; the cache takes them in.
-            mask: 1/0 [rows, past + T], or additive with four dimensions.
-            positions: int64 [T]; counted on from the cache by default.
-        """
-        return self.decoder(
-            input_ids=new,
-            attention_mask=mask,
-            encoder_hidden_states=self.source.states,
-            encoder_attention_mask=self.source.mask,
-            past_key_values=self.cache,
-            use_cache=self.cache is not None,
-            output_attentions=bool(self.config.output_attentions),
-            output_hidden_states=bool(self.config.output_hidden_states),
-            return_dict=True,
-            cache_position=positions,
-            **self.head_masks,
-        )
-
-    def logits(self, hidden: Tensor) -> Tensor:
-        """Logits, float32 [..., V], for states [..., D]."""
-        logits: Tensor = self.model._logits(hidden)
-        return logits.float()
-
-    def crop(self, length: int) -> None:
-        """Forget what was read after the first `length` tokens."""
-        if self.cache is not None:
-            self.cache.crop(length)
-        self.done = min(self.done, length)
-
-    def keep(self, length: int, chosen: Tensor) -> None:
-        """Of what was read after the first `length` tokens, keep the token chosen[row] only."""
-        if self.cache is not None:
-            self.cache.keep(length, chosen)
-        self.done = length + 1
-
-    def reorder(self, rows: Tensor) -> None:
-        """Row i goes on from what row rows[i] was."""
-        if self.cache is not None:
-            self.cache.reorder_cache(rows)
-        if self.decoder_mask is not None:
-            self.decoder_mask = self.decoder_mask.index_select(0, rows)
-
-    def mask(self, length: int, copies: int = 1) -> Tensor | None:
-        """The mask over a length of tokens, 1/0 [R * copies, length], or None where nothing is masked."""
-        mask = self.decoder_mask
-        if mask is None:
-            return None
-        return torch.nn.functional.pad(mask, (0, length - mask.shape[1]), value=1).repeat_interleave(copies, 0)
-
-    @property
-    def keeps_outputs(self) -> bool:
-        """Whether attentions or hidden states are collected."""
-        config = self.config
-        return config.return_dict_in_generate and (config.output_attentions or config.output_hidden_states)
-
-    def record(self, outputs: Any) -> None:
-        """Collect the attentions and hidden states of one new token."""
-        if not self.keeps_outputs:
-            return
-        if self.config.output_attentions:
-            self.records.attentions.append(outputs.attentions)
-            self.records.cross_attentions.append(outputs.cross_attentions)
-        if self.config.output_hidden_states:
-            self.records.hidden_states.append(outputs.hidden_states)
-
-
-class Scorer:
-    """Turns logits into the scores tokens are chosen from: the rules, with the user's processors in their place."""
-
-    def __init__(self, plan: Plan, processors: Sequence[Processor], records: Records) -> None:
-        self.plan, self.processors, self.records = plan, processors, records
-        self.keeps_logits = bool(plan.config.return_dict_in_generate and plan.config.output_logits)
-        self.keeps_scores = bool(plan.config.return_dict_in_generate and plan.config.output_scores)
-
-    def __call__(self, ids: Tensor, logits: Tensor, normalize: bool) -> Tensor:
-        """Scores [R, V] for logits [R, V]; log-probabilities if `normalize`, as beams need them. Collected if asked."""
-        raw = logits.clone() if self.keeps_logits and not normalize else logits
-        scores = self.score(ids, logits.log_softmax(-1) if normalize else logits)
-        self.record(raw, scores)
-        return scores
-
-    def score(self, ids: Tensor, scores: Tensor, taken: Tensor | None = None) -> Tensor:
-        """Scores [R, V] after every rule; those before may be overwritten.
-
-        Args:
-            ids: all tokens so far, int64 [R, length].
-            scores: before the rules, float32 [R, V].
-            taken: tokens that earlier groups of beams chose at this step, int64 [B, any].
-        """
-        rules = self.plan.rules
-        if taken is not None:
-            rules = tuple(replace(rule, taken=taken) if isinstance(rule, HammingDiversity) else rule for rule in rules)
-        scores = apply_rules(rules, ids, scores)
-        for processor in self.processors:
-            scores = processor(ids, scores)
-        return apply_rules(self.plan.late_rules, ids, scores)
-
-    def record(self, logits: Tensor, scores: Tensor) -> None:
-        """Collect the logits and the scores of one step."""
-        if self.keeps_logits:
-            self.records.logits.append(logits)
-        if self.keeps_scores:
-            self.records.scores.append(scores.clone())
-
-
-class Draw:
-    """Chooses tokens by their probability. One number per row and step decides, from the row's own random stream.
-
-    The streams follow from one draw of PyTorch's default generator, so that `torch.manual_seed` repeats them.
-    """
-
-    def __init__(self, rows: int, steps: int, device: torch.device) -> None:
-        numbers = uniforms(int(torch.randint(2**62, ())), rows, steps)
-        self.numbers = torch.from_numpy(numbers).to(device)
-        self.step = 0
-
-    def __call__(self, scores: Tensor) -> Tensor:
-        """One token per row, int64 [R], drawn from softmax(scores [R, V])."""
-        mass = scores.softmax(-1).double().cumsum(-1)
-        total = mass[:, -1:]
-        number = self.numbers[:, self.step, None] * total
-        self.step += 1
-        # Kept below the total: the first token whose mass exceeds the number always has a probability.
-        number = torch.minimum(number, total.nextafter(torch.zeros_like(total)))
-        return torch.searchsorted(mass, number, right=True)[:, 0]
-
-
-class StopStrings:
-    """Stops a row when its newest token completes one of the strings, whatever else the token holds."""
-
-    def __init__(self, strings: str | Sequence[str], tokenizer: Any) -> None:
-        self.strings = (strings,) if isinstance(strings, str) else tuple(strings)
-        self.tokenizer = tokenizer
-        # A token holds at least one character, but for marks that show as nothing: some room for those.
-        self.tail = max(map(len, self.strings)) + 8
-
-    def __call__(self, ids: Tensor, scores: Any) -> Tensor:
-        """Which rows of ids [R, length] have just completed a string, bool [R]."""
-        return torch.tensor([self._is_complete(row) for row in ids[:, -self.tail :].tolist()], device=ids.device)
-
-    def _is_complete(self, ids: list[int]) -> bool:
-        before, text = self.tokenizer.decode(ids[:-1]), self.tokenizer.decode(ids)
-        return any(text.count(string) > before.count(string) for string in self.strings)
-
-
-class Stop:
-    """When a sequence is over: an end token, the maximum length, the time, or the user's criteria."""
-
-    def __init__(self, plan: Plan, criteria: Sequence[Criterion], device: torch.device) -> None:
-        self.max_length, self.criteria = plan.max_length, criteria
-        self.end = torch.tensor(plan.end, device=device) if plan.end else None
-        self.deadline = None if plan.config.max_time is None else time.monotonic() + plan.config.max_time
-
-    def __call__(self, ids: Tensor, scores: Any) -> Tensor:
-        """Which of the rows of ids [R, length] are over, bool [R]."""
-        is_over = ids.shape[1] >= self.max_length or (self.deadline is not None and time.monotonic() > self.deadline)
-        over = torch.full((ids.shape[0],), is_over, dtype=torch.bool, device=ids.device)
-        if self.end is not None:
-            over |= torch.isin(ids[:, -1], self.end)
-        for criterion in self.criteria:
-            over |= torch.as_tensor(criterion(ids, scores), dtype=torch.bool, device=ids.device)
-        return over
+LOOK_EVERY = {"cpu": 1}
+"""Steps between two looks at whether every row is over, by device; 8 elsewhere."""
 
 
 class GenerationMixin:
@@ -440,6 +208,11 @@ class GenerationMixin:
         sequences[:, :length] = ids
         is_open = torch.ones(rows, dtype=torch.bool, device=ids.device)
         draw = Draw(rows, plan.max_length - length, ids.device) if plan.config.do_sample else None
+        # A look at whether a row is still open waits for the device: every few steps is enough there. Steps past the
+        # end only write padding, which is cut off.
+        is_watched = streamer is not None or search is not None or plan.config.return_dict_in_generate or stop.criteria
+        every = 1 if is_watched else LOOK_EVERY.get(ids.device.type, 8)
+        prompt, still_open = length, torch.zeros((), dtype=torch.int64, device=ids.device)
         if streamer is not None:
             streamer.put(ids.cpu())
         while True:
@@ -458,8 +231,11 @@ class GenerationMixin:
             if streamer is not None:
                 streamer.put(tokens.cpu())
             is_open &= ~stop(sequences[:, :length], scores)
-            if not bool(is_open.any()):
+            still_open += is_open.any()
+            if ((length - prompt) % every == 0 or length == plan.max_length) and not bool(is_open.any()):
                 break
+        if every > 1:
+            length = prompt + int(still_open) + 1
         if search is not None:
             search.finish(length)
         if streamer is not None:

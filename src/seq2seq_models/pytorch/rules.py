@@ -94,7 +94,10 @@ def decay_length(rule: rules.DecayLength, ids: Tensor, scores: Tensor) -> Tensor
     past = ids.shape[1] - rule.start
     if past > 0 and rule.end:
         end = list(rule.end)
-        scores[:, end] += scores[:, end].abs() * (rule.factor**past - 1)
+        ending = scores[:, end]
+        # Differs from transformers 4.57.6: an impossible end stays impossible, where it becomes NaN and wins there.
+        grown = ending + ending.abs() * (rule.factor**past - 1)
+        scores[:, end] = torch.where(ending.isinf(), ending, grown)
     return scores
 
 
