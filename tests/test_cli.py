@@ -175,12 +175,13 @@ def test_a_talk_from_standard_input() -> None:
     ]
 
 
-def test_greedy_replies_stream_to_the_same_text(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+@pytest.mark.parametrize("beams", ["1", "10"])
+def test_replies_stream_to_the_same_text(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], beams: str
 ) -> None:
     lines = ["hi, i am anna.", "i like swimming.", "bye!"]
     outputs = []
-    for options in (["--num-beams", "1"], ["--num-beams", "1", "--json"]):
+    for options in (["--num-beams", beams], ["--num-beams", beams, "--json"]):
         feed(monkeypatch, "\n".join(lines))
         code, out, err = inside(capsys, "chat", *options)
         assert (code, err) == (0, "")

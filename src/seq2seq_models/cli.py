@@ -303,8 +303,7 @@ class _Printer:
 def chat(options: argparse.Namespace) -> None:
     """Answers one line after the other until there are no more."""
     bot = _load("chat", options)
-    beams = _generation_options(options).get("num_beams", bot.generation_config.num_beams)
-    streams = not options.json and (beams or 1) == 1
+    streams = not options.json and bot.generation_config.num_beam_groups == 1
     talk = Conversation()
     for line in _lines_of_the_user(options.json):
         talk.add_user(line)

@@ -216,8 +216,8 @@ class ChatPipeline(Text2TextGenerationPipeline):
         Args:
             texts: a `Conversation`, the user's first words, or a list of messages ({"role", "content"}); or a list of
                 several of these, answered in batches.
-            options: `batch_size`, `clean_up_tokenization_spaces` (on by default); `streamer` (for greedy search and
-                sampling); everything else goes to `generate`.
+            options: `batch_size`, `clean_up_tokenization_spaces` (on by default); `streamer` (with beams, it gets
+                the words that all beams agree on); everything else goes to `generate`.
 
         Returns:
             The same `Conversation` (a new one where text or messages were given), its last turn the reply; for several,
