@@ -146,6 +146,8 @@ def test_ctrl_c_ends_quietly() -> None:
     with subprocess.Popen(
         [sys.executable, "-m", "seq2seq_models", "chat"],
         stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=ENVIRONMENT,
+        # A shell starts its background jobs with the signal ignored, and they hand that on.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     ) as process:  # fmt: skip
         assert process.stdin is not None
         assert process.stdout is not None
