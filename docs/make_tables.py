@@ -17,6 +17,9 @@ from pathlib import Path
 
 DOCS = Path(__file__).parent
 SOURCE = DOCS.parent / "src" / "seq2seq_models"
+TESTS = DOCS.parent / "tests"
+WINGS = ("pytorch", "tensorflow", "flax")
+GENERATION_TESTS = {"combinations", "test_generation", "test_strategies", "make_goldens"}
 MARK = "Differs from transformers 4.57.6:"
 OLDER = "Differs from transformers 4.51.3:"  # the reference of diverse beams and contrastive search
 PART = re.compile(r"(<!-- made by make_tables\.py: (\w+) -->\n).*?(<!-- end -->)", re.DOTALL)
@@ -76,9 +79,32 @@ def score_rules() -> str:
     every = {kind for kind in vars(room).values() if isinstance(kind, type) and issubclass(kind, room.Rule)}
     if forgotten := sorted(kind.__name__ for kind in every - {room.Rule, *found}):
         raise SystemExit(f"EVERYTHING in {__file__} must switch every rule on, it leaves out {', '.join(forgotten)}.")
-    rows = [[rule.__name__, f"`{rule.option}`", rule.looks_at, sentence(rule)] for rule in found]
-    rows.insert(len(early), ["*your own*", "`logits_processor`", "scores, ids", "Whatever your functions do, in turn."])
-    return table(["rule", "switched on by", "looks at", "what it does"], rows)
+    wings = [wing for wing in WINGS if (SOURCE / wing / "rules.py").exists()]
+    rows = [
+        [rule.__name__, f"`{rule.option}`", rule.looks_at, sentence(rule), *computed(rule, wings), tested(rule.option)]
+        for rule in found
+    ]
+    own = ["*your own*", "`logits_processor`", "scores, ids", "Whatever your functions do, in turn."]
+    rows.insert(len(early), [*own, *("yes" for _ in wings), tested("logits_processor")])
+    return table(["rule", "switched on by", "looks at", "what it does", *wings, "tested in"], rows)
+
+
+def computed(rule: type, wings: list[str]) -> Iterator[str]:
+    """For each framework, whether its rules.py has a function for the rule."""
+    for wing in wings:
+        module = ast.parse((SOURCE / wing / "rules.py").read_text(encoding="utf-8"))
+        table_of = next(n for n in module.body if isinstance(n, ast.AnnAssign) and ast.unparse(n.target) == "FUNCTIONS")
+        assert isinstance(table_of.value, ast.Dict)
+        yield "yes" if f"rules.{rule.__name__}" in map(ast.unparse, filter(None, table_of.value.keys)) else "no"
+
+
+def tested(option: str) -> str:
+    """The test files of generation that name an option."""
+    files = sorted(TESTS.glob("*.py")) + sorted(TESTS.glob("goldens/*.py"))
+    named = [f for f in files if f.stem in GENERATION_TESTS and re.search(rf"\b{option}\b", f.read_text("utf-8"))]
+    if not named:
+        raise SystemExit(f"`{option}` must be tested in one of {', '.join(sorted(GENERATION_TESTS))}, got none.")
+    return ", ".join(f"`{file.name}`" for file in named)
 
 
 def sentence(rule: type) -> str:

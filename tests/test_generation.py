@@ -14,7 +14,7 @@ from seq2seq_models.errors import GenerationError, InputError
 from seq2seq_models.pytorch.generation import LOOK_EVERY
 
 from .combinations import CHUNK, COMBINATIONS, RULES, chunks, combination, source
-from .tiny import FAMILIES, batch, close, pair
+from .tiny import FAMILIES, batch, close, ours_like, pair, reference
 
 FULL = "ForConditionalGeneration"
 pytestmark = [pytest.mark.reference]
@@ -63,6 +63,47 @@ def test_looking_less_often_changes_nothing(family, monkeypatch):
         monkeypatch.setitem(LOOK_EVERY, "cpu", 1)
         lengths.add(often.shape[1])
     assert len(lengths) > 3
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_the_resolved_settings_can_be_read(family):
+    _, mine = pair(family)
+    own = mine.generation_config
+    try:
+        mine.generation_config = GenerationConfig(num_beams=4, length_penalty=0.8)
+        said = mine.describe_generation(GenerationConfig(no_repeat_ngram_size=3), max_new_tokens=7)
+    finally:
+        mine.generation_config = own
+    lines = {line.split()[0]: line.split()[1:] for line in said.splitlines() if line.strip()}
+    assert lines["num_beams"][0] == "4" and lines["no_repeat_ngram_size"][0] == "3"
+    assert lines["max_new_tokens"][0] == "7" and "argument" in " ".join(lines["max_new_tokens"])
+    assert "top_p" not in lines
+    with pytest.raises(GenerationError, match="num_beam"):
+        mine.describe_generation(num_beam=3)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("beams", [1, 4, 5])
+def test_a_vocabulary_smaller_than_the_candidates(family, beams):
+    theirs = reference(family, vocab_size=7)
+    mine = ours_like(theirs)
+    inputs = {"input_ids": torch.tensor([[3, 4, 5], [6, 1, 0]]), "attention_mask": torch.tensor([[1, 1, 1], [1, 1, 0]])}
+    for options in ({}, {"no_repeat_ngram_size": 2}, {"early_stopping": True, "length_penalty": 2.0}):
+        options = {**options, "num_beams": beams, "max_new_tokens": 9}
+        assert mine.generate(**inputs, **options).tolist() == theirs.generate(**inputs, **options).tolist()
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("beams", [1, 3])
+def test_every_word_ends_the_row(family, beams):
+    theirs, mine = pair(family)
+    options = {"num_beams": beams, "max_new_tokens": 9, "eos_token_id": list(range(83))}
+    found = mine.generate(**source(3), **options)
+    assert found.shape == (3, 2)
+    if beams > 1:  # with as many ends as words, the reference asks for more candidates than there are
+        options["eos_token_id"] = list(range(82))
+        found = mine.generate(**source(3), **options)
+    assert found.tolist() == theirs.generate(**source(3), **options).tolist()
 
 
 @pytest.mark.parametrize("family", FAMILIES)

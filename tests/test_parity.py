@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import importlib.machinery
+import sys
+import types
+
 import pytest
 import torch
 import transformers
@@ -385,6 +389,31 @@ def test_wrong_configs_and_attention_names(family):
         mine.set_attn_implementation("flex")
     with pytest.raises(MissingFrameworkError, match="flash-attn"):
         mine.set_attn_implementation("flash_attention_2")
+
+
+def test_flash_attention_is_given_what_it_takes(family, monkeypatch):
+    """The package's kernel takes [B, T, H, K]; here one of the same signature that PyTorch computes."""
+    seen = []
+
+    def flash_attn_func(query, key, value, dropout_p=0.0, causal=False):
+        seen.append((tuple(query.shape), causal))
+        heads = (x.transpose(1, 2) for x in (query, key, value))
+        out = torch.nn.functional.scaled_dot_product_attention(*heads, dropout_p=dropout_p, is_causal=causal)
+        return out.transpose(1, 2)
+
+    package = types.ModuleType("flash_attn")
+    package.__spec__ = importlib.machinery.ModuleSpec("flash_attn", None)
+    package.flash_attn_func = flash_attn_func
+    monkeypatch.setitem(sys.modules, "flash_attn", package)
+    theirs, plain = pair(family)
+    mine = ours_like(theirs)
+    mine.set_attn_implementation("flash_attention_2")
+    close(states(mine, batch()).logits, states(plain, batch()).logits)
+    assert ((3, 7, 6, 4), True) in seen  # the decoder's own attention; the padded source takes the masked path
+    whole = {name: value[:1] for name, value in batch().items()}
+    seen.clear()
+    close(states(mine, whole).logits, states(plain, whole).logits)
+    assert {shape for shape, _ in seen} == {(1, 11, 4, 6), (1, 7, 6, 4)}
 
 
 def test_blenderbot_small_decoder_scales_its_embeddings(family, tmp_path):

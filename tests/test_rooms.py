@@ -31,6 +31,7 @@ ROOMS = [
     "heads",
     "layers",
     "model",
+    "packing",
     "pegasus",
     "rules",
     "steps",

@@ -73,7 +73,7 @@ class BeamSearch:
             stop: says which candidates [B * k, length + 1] are over.
         """
         totals, candidates, rows = self._candidates(scores)
-        is_over = stop(candidates[:, :, : self.length + 1].flatten(0, 1), None).view(self.batch, self.kept)
+        is_over = stop(candidates[:, :, : self.length + 1].flatten(0, 1), None).view(self.batch, -1)
         self._go_on(totals, candidates, rows, is_over)
         self._collect(totals, candidates, rows, is_over)
         self.length += 1
@@ -104,7 +104,7 @@ class BeamSearch:
             picked = self._draw(totals)
             totals = totals.gather(1, picked)
         else:
-            totals, picked = totals.topk(self.kept)
+            totals, picked = totals.topk(min(self.kept, totals.shape[1]))
         beam, token = picked // vocabulary, picked % vocabulary
         candidates, rows = _take(self.running, beam), _take(self.running_rows, beam)
         candidates[:, :, self.length] = token
@@ -119,7 +119,7 @@ class BeamSearch:
         noise = torch.empty_like(totals)
         for row, generator in zip(noise, self.generators, strict=True):
             row.exponential_(generator=generator)
-        return (totals.softmax(-1) / noise).topk(self.kept).indices
+        return (totals.softmax(-1) / noise).topk(min(self.kept, totals.shape[1])).indices
 
     def _go_on(self, totals: Tensor, candidates: Tensor, rows: Tensor, is_over: Tensor) -> None:
         """The n best candidates that are not over become the running beams."""
@@ -131,7 +131,7 @@ class BeamSearch:
     def _collect(self, totals: Tensor, candidates: Tensor, rows: Tensor, is_over: Tensor) -> None:
         """Candidates that are over join the finished sequences; the n best of those stay."""
         # Only the n best candidates count: the others are there so that enough unfinished ones remain.
-        just_finished = is_over & self.is_top
+        just_finished = is_over & self.is_top[: is_over.shape[1]]
         new = self.length + 1 - self.prompt_length
         totals = totals / new**self.plan.config.length_penalty
         if self.plan.config.early_stopping is True:

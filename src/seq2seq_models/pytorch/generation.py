@@ -35,6 +35,7 @@ from .beams import BeamSearch, generators
 from .cache import Cache
 from .contrastive import ContrastiveSearch
 from .diverse_beams import DiverseBeamSearch
+from .packing import packed
 from .steps import Criterion, DecoderSteps, Draw, Processor, Records, Scorer, Source, Stop, StopStrings
 
 if TYPE_CHECKING:
@@ -130,12 +131,28 @@ class GenerationMixin:
         if config.stop_strings is not None:
             criteria.append(StopStrings(config.stop_strings, tokenizer))
         stop = Stop(resolved, criteria, ids.device)
+        draft = None if assistant_model is None else self._draft(assistant_model, resolved, given, scorer.processors)
+        with packed(steps.decoder):
+            return self._run(mode, ids, steps, scorer, stop, source, streamer, draft)
+
+    def _run(
+        self,
+        mode: GenerationMode,
+        ids: Tensor,
+        steps: DecoderSteps,
+        scorer: Scorer,
+        stop: Stop,
+        source: Source,
+        streamer: BaseStreamer | None,
+        draft: Draft | None,
+    ) -> Tensor | ModelOutput:
+        """The strategy's loop, and what it returns."""
+        resolved, records, config = scorer.plan, scorer.records, scorer.plan.config
         if mode is GenerationMode.GROUP_BEAM_SEARCH:
             return self._diverse_beam_search(ids, resolved, steps, scorer, stop, records, source)
         if config.num_beams > 1:
             return self._beam_search(ids, resolved, steps, scorer, stop, records, source, streamer)
-        if mode is GenerationMode.ASSISTED_GENERATION:
-            draft = self._draft(assistant_model, resolved, given, scorer.processors)
+        if draft is not None:
             sequences = self._decode_assisted(ids, resolved, steps, scorer, stop, draft, streamer)
         else:
             search = ContrastiveSearch(steps, resolved) if mode is GenerationMode.CONTRASTIVE_SEARCH else None
@@ -390,6 +407,19 @@ class GenerationMixin:
         step = torch.arange(steps, device=sequences.device)[None]
         chosen = stacked[step, beam_indices.clamp(min=0), sequences[:, sequences.shape[1] - steps :]]
         return chosen.masked_fill(beam_indices < 0, 0.0)
+
+    def describe_generation(self, generation_config: GenerationConfig | None = None, **options: Any) -> str:
+        """What `generate` would go by with these arguments: a line per option, its value and where that came from.
+
+        Args:
+            generation_config: as for `generate`.
+            **options: as for `generate`; inputs of the model are not needed.
+
+        Raises:
+            GenerationError: as `generate` would.
+        """
+        names = ENCODER_DECODER_INPUTS if self.config.is_encoder_decoder else CAUSAL_INPUTS
+        return resolve(self.generation_config, generation_config, options, names)[0].describe(defaults=False)
 
     def prepare_inputs_for_generation(
         self,

@@ -160,7 +160,24 @@ class Seq2SeqModel(PreTrainedModel):
         return output if return_dict else output.to_tuple()
 
 
-class ConditionalGenerationModel(PreTrainedModel, GenerationMixin):
+class LanguageModel(PreTrainedModel, GenerationMixin):
+    """What both models with a head share: logits for states."""
+
+    lm_head: nn.Linear
+
+    def _head_bias(self) -> Tensor | None:
+        """What is added to the head's product, [V], or None."""
+        return None
+
+    def _logits(self, hidden: Tensor) -> Tensor:
+        bias = self._head_bias()
+        if type(self.lm_head) is nn.Linear:
+            return F.linear(hidden, self.lm_head.weight, bias)
+        logits: Tensor = self.lm_head(hidden)  # wrapped, by an adapter say
+        return logits if bias is None else logits + bias
+
+
+class ConditionalGenerationModel(LanguageModel):
     """Encoder and decoder with a language-modelling head tied to the token embedding, and a bias on its logits."""
 
     head: ClassVar[Head] = "conditional"
@@ -202,8 +219,8 @@ class ConditionalGenerationModel(PreTrainedModel, GenerationMixin):
         """Decoder inputs [B, T] for labels [B, T]: shifted right, the start token first, -100 as padding."""
         return shift_tokens_right(labels, self.config.pad_token_id, self.config.decoder_start_token_id)
 
-    def _logits(self, hidden: Tensor) -> Tensor:
-        return F.linear(hidden, self.lm_head.weight, self.final_logits_bias[0].to(hidden.dtype))
+    def _head_bias(self) -> Tensor | None:
+        return self.final_logits_bias[0].to(self.lm_head.weight.dtype)
 
     def forward(
         self,
@@ -282,7 +299,7 @@ class DecoderWrapper(nn.Module):
         return self.decoder(*args, **kwargs)
 
 
-class CausalModel(PreTrainedModel, GenerationMixin):
+class CausalModel(LanguageModel):
     """The decoder alone with a language-modelling head, tied to its token embedding."""
 
     head: ClassVar[Head] = "causal"
@@ -371,6 +388,3 @@ class CausalModel(PreTrainedModel, GenerationMixin):
             cross_attentions=outputs.cross_attentions,
         )
         return output if return_dict else output.to_tuple()
-
-    def _logits(self, hidden: Tensor) -> Tensor:
-        return F.linear(hidden, self.lm_head.weight)

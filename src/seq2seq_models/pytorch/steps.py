@@ -11,7 +11,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from ..core.decoding import Plan
 from ..core.generation_config import GenerationConfig
@@ -19,6 +19,7 @@ from ..core.generation_rules import HammingDiversity
 from ..core.outputs import BaseModelOutput
 from ..core.sampling import uniforms
 from .cache import Cache, EncoderDecoderCache, StaticCache
+from .packing import packed_linear
 from .rules import apply_rules
 
 Processor = Callable[[Tensor, Tensor], Tensor]
@@ -66,6 +67,8 @@ class DecoderSteps:
     ) -> None:
         self.model, self.config, self.source, self.records = model, config, source, records
         self.decoder = model.get_decoder()
+        head = model.lm_head
+        self.head = packed_linear(head.weight, model._head_bias()) if type(head) is nn.Linear else None
         self.decoder_mask = decoder_mask
         self.head_masks = head_masks
         self.cache: Cache | None = None
@@ -110,7 +113,7 @@ class DecoderSteps:
 
     def logits(self, hidden: Tensor) -> Tensor:
         """Logits, float32 [..., V], for states [..., D]."""
-        logits: Tensor = self.model._logits(hidden)
+        logits: Tensor = self.model._logits(hidden) if self.head is None else self.head(hidden)
         return logits.float()
 
     def crop(self, length: int) -> None:

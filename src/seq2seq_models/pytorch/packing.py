@@ -1,0 +1,95 @@
+"""Weights in the layout that oneDNN reads fastest, for the decoder's steps on a CPU.
+
+A decoding step multiplies a few rows with every weight of the decoder, so it takes as long as reading them; with the
+plain layout, PyTorch's product of a few rows takes up to five times as long as that. A packed copy is made when a model
+first generates, kept while the weight lives, and made anew when the weight changes. Nothing of it shows in the modules.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils.weak import WeakTensorKeyDictionary
+
+SMALLEST = 2**18
+"""Weights with fewer elements stay as they are: they fit into the processor's cache either way."""
+
+ROWS = 16
+"""The number of rows the layout is made for; it is no slower for one row, and for a hundred."""
+
+_packed: WeakTensorKeyDictionary = WeakTensorKeyDictionary()  # weight -> (its state, the packed copy)
+
+Linear = Callable[[Tensor], Tensor]
+
+
+def is_packable(weight: Tensor) -> bool:
+    """Whether a packed copy of this weight would serve: on the CPU, float32 or bfloat16, large, not in training."""
+    if weight.device.type != "cpu" or weight.numel() < SMALLEST or torch.is_grad_enabled():
+        return False
+    if not (torch.backends.mkldnn.is_available() and torch.backends.mkldnn.enabled):  # type: ignore[no-untyped-call]
+        return False
+    return weight.dtype == torch.float32 or (weight.dtype == torch.bfloat16 and _has_bfloat16())
+
+
+def packed_linear(weight: Tensor, bias: Tensor | None) -> Linear | None:
+    """x @ weight.T + bias over a packed copy of the weight [out, in], or None where there is nothing to gain.
+
+    The two operations are PyTorch's own but not part of its public interface, so they are used here only, and where
+    they are missing or refuse, the caller keeps its plain product.
+    """
+    if not is_packable(weight):
+        return None
+    state = _state(weight)
+    known, copy = _packed[weight] if weight in _packed else (None, None)
+    if known != state:
+        try:
+            copy = _reorder(weight.detach())
+        except (AttributeError, RuntimeError):
+            return None
+        _packed[weight] = (state, copy)
+    return partial(_product, copy, bias)
+
+
+@contextmanager
+def packed(module: nn.Module) -> Iterator[None]:
+    """Within, the large linear layers of `module` compute with packed copies of their weights."""
+    changed: list[nn.Linear] = []
+    try:
+        for layer in module.modules():
+            # A layer that another library has replaced, or whose forward it has, is left to it.
+            if type(layer) is nn.Linear and "forward" not in layer.__dict__:
+                product = packed_linear(layer.weight, layer.bias)
+                if product is not None:
+                    layer.__dict__["forward"] = product
+                    changed.append(layer)
+        yield
+    finally:
+        for layer in changed:
+            layer.__dict__.pop("forward", None)
+
+
+def _state(weight: Tensor) -> tuple[int, int]:
+    """What changes when the weight does: its memory, and how often that was written."""
+    # Tensors made in inference mode do not count; they cannot be trained either.
+    return weight.data_ptr(), 0 if weight.is_inference() else weight._version
+
+
+def _reorder(weight: Tensor) -> Any:
+    return torch.ops.mkldnn._reorder_linear_weight(weight, ROWS)
+
+
+def _product(copy: Any, bias: Tensor | None, x: Tensor) -> Tensor:
+    out: Tensor = torch.ops.mkldnn._linear_pointwise(x, copy, bias, "none", [], "")
+    return out
+
+
+def _has_bfloat16() -> bool:
+    try:
+        return bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
+    except (AttributeError, RuntimeError):
+        return False
