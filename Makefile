@@ -20,7 +20,8 @@ test-fast: $(TEST)/ready       ## the tests that take moments
 	OMP_NUM_THREADS=1 $(TEST)/bin/python -m pytest -n 2 --dist loadfile -m 'not heavy'
 
 test-newest: $(NEWEST)/ready   ## loading, saving and tokenizing with the newest huggingface_hub and tokenizers
-	$(NEWEST)/bin/python -m pytest -m "not reference" tests/test_hub.py tests/test_hub_models.py tests/test_checkpoints.py tests/test_leaves.py
+	$(NEWEST)/bin/python -m pytest -m "not reference and not heavy" tests/test_hub.py tests/test_hub_models.py \
+		tests/test_checkpoints.py tests/test_leaves.py tests/test_tokenizer_files.py
 
 lint: $(TEST)/ready
 	$(TEST)/bin/ruff check .
@@ -40,7 +41,7 @@ $(TEST)/ready: pyproject.toml constraints.txt
 $(NEWEST)/ready: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(NEWEST)
 	grep '^torch==\|^numpy==' constraints.txt > $(NEWEST)/constraints.txt
-	$(NEWEST)/bin/pip install --quiet -c $(NEWEST)/constraints.txt -e '.[torch]' 'huggingface_hub>=2' pytest hypothesis
+	$(NEWEST)/bin/pip install --quiet -c $(NEWEST)/constraints.txt -e '.[torch]' 'huggingface_hub>=2' pytest hypothesis sentencepiece jinja2
 	touch $@
 
 clean:
