@@ -64,7 +64,7 @@ def test_the_goldens_come_from_the_last_version_that_holds_these_strategies():
     for strategy in ("groups", "contrastive"):
         for family in FAMILIES:
             cases = [case for case in STORED["cases"] if (case["strategy"], case["family"]) == (strategy, family)]
-            assert len(cases) == 50 and sum(case["head"] == CAUSAL for case in cases) == 10
+            assert len(cases) == 150 and sum(case["head"] == CAUSAL for case in cases) == 30
             assert len({len(row) for case in cases for row in case["ids"]}) > 5
 
 

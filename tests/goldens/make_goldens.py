@@ -42,7 +42,7 @@ OWN: dict[str, dict[str, Any]] = {
 SCALES = {"bias": 0.05, "proj": 0.15, "fc": 0.6, "shared": 0.4, "embed_tokens": 0.4, "lm_head": 0.4, "": 0.3}
 """Standard deviations by a part of the name, such that states differ from each other and words do not just repeat."""
 
-PER_FAMILY = 50
+PER_FAMILY = 150
 Case = dict[str, Any]
 
 
