@@ -406,6 +406,10 @@ def test_bad_options_are_named_before_anything_runs(family, monkeypatch):
         "guidance_scale=3.0": {"guidance_scale": 3.0},
         "stop_strings": {"stop_strings": "end"},
         "encoder_no_repeat_ngram_size": {"encoder_no_repeat_ngram_size": -1},
+        "`max_length` must be at most 38": {"max_length": 39},
+        "more than the 1 decoder tokens given": {"max_new_tokens": 0},
+        "decoder_input_ids": {"decoder_input_ids": torch.ones(1, 2, dtype=torch.long)},
+        "must be one id or 3": {"decoder_start_token_id": [1, 2]},
         "neither|none of them": None,
         "got both": {"inputs": torch.ones(1, 2, dtype=torch.long)},
     }

@@ -106,7 +106,7 @@ class GenerationMixin:
             given["input_ids"] = inputs
         if assistant_model is not None:
             _check_draftable(given, assistant_model)
-        source, ids, decoder_mask = self._source(config, given) if is_seq2seq else self._prompt(config, given)
+        ids, decoder_mask = _decoder_prompt(config, given) if is_seq2seq else self._prompt(config, given)
         max_length_given = kwargs.get("max_length") is not None
         resolved = plan(
             config,
@@ -116,6 +116,7 @@ class GenerationMixin:
             prefix_allowed_tokens_fn=prefix_allowed_tokens_fn,
             source=given.get("input_ids"),
         )
+        source = self._source(config, given) if is_seq2seq else _memory(given)
         copies = max(config.num_beams, config.num_return_sequences)
         records = Records()
         head_masks = {
@@ -163,15 +164,9 @@ class GenerationMixin:
 
     # ---- inputs
 
-    def _source(self, config: GenerationConfig, given: dict[str, Any]) -> tuple[Source, Tensor, Tensor | None]:
-        """The encoder's output, run once, and the decoder's prompt [B, length] with its mask."""
+    def _source(self, config: GenerationConfig, given: dict[str, Any]) -> Source:
+        """The encoder's output, run once here and nowhere else, and the mask over it."""
         ids, embeds, outputs = given.get("input_ids"), given.get("inputs_embeds"), given.get("encoder_outputs")
-        if ids is not None and embeds is not None:
-            raise InputError("`input_ids` and `inputs_embeds` are the same input, got both. Pass one of them.")
-        if ids is None and embeds is None and outputs is None:
-            raise InputError("`generate` needs `input_ids`, `inputs_embeds` or `encoder_outputs`, got none of them.")
-        if ids is not None and (ids.dim() != 2 or ids.is_floating_point()):
-            raise InputError(f"`input_ids` must be integers [B, S], got {ids.dtype} {list(ids.shape)}.")
         mask = given.get("attention_mask")
         if mask is None and ids is not None and outputs is None:
             mask = _mask_of_padding(ids, config)
@@ -188,12 +183,10 @@ class GenerationMixin:
         elif isinstance(outputs, tuple | list):
             outputs = BaseModelOutput(*outputs[:3])
         states: Tensor = cast(Any, outputs).last_hidden_state
-        source = Source(states, padding_mask(mask, states.dtype), outputs)
-        prompt, decoder_mask = _decoder_prompt(config, given, states)
-        return source, prompt, decoder_mask
+        return Source(states, padding_mask(mask, states.dtype), outputs)
 
-    def _prompt(self, config: GenerationConfig, given: dict[str, Any]) -> tuple[Source, Tensor, Tensor | None]:
-        """The prompt of a causal model [B, length], its mask, and what it attends to, if anything."""
+    def _prompt(self, config: GenerationConfig, given: dict[str, Any]) -> tuple[Tensor, Tensor | None]:
+        """The prompt of a causal model [B, length] and its mask."""
         ids = given.get("input_ids")
         if ids is None:
             start = config.bos_token_id if config.bos_token_id is not None else config.decoder_start_token_id
@@ -203,9 +196,7 @@ class GenerationMixin:
         mask = given.get("attention_mask")
         if mask is None:
             mask = _mask_of_padding(ids, config)
-        states = given.get("encoder_hidden_states")
-        memory_mask = None if states is None else padding_mask(given.get("encoder_attention_mask"), states.dtype)
-        return Source(states, memory_mask), ids, mask
+        return ids, mask
 
     # ---- loops
 
@@ -290,7 +281,8 @@ class GenerationMixin:
         inputs = {name: value for name, value in given.items() if not name.endswith("head_mask")}
         inputs.pop("encoder_outputs", None)
         is_seq2seq = bool(self.config.is_encoder_decoder)
-        source, _, mask = assistant._source(config, inputs) if is_seq2seq else assistant._prompt(config, inputs)
+        source = assistant._source(config, inputs) if is_seq2seq else _memory(inputs)
+        _, mask = _decoder_prompt(config, inputs) if is_seq2seq else assistant._prompt(config, inputs)
         steps = DecoderSteps(assistant, config, source, plan.max_length, mask, {}, Records())
         random = generators(1, assistant.device)[0] if config.do_sample else None
         options = assistant_options(plan.config, assistant.generation_config)
@@ -482,13 +474,27 @@ def _mask_of_padding(ids: Tensor, config: GenerationConfig) -> Tensor | None:
     return (ids != pad).long()
 
 
-def _decoder_prompt(config: GenerationConfig, given: dict[str, Any], states: Tensor) -> tuple[Tensor, Tensor | None]:
-    """The decoder's first tokens [B, length], beginning with the start token, and their mask."""
+def _memory(given: dict[str, Any]) -> Source:
+    """What a causal model attends to besides its own tokens, if anything."""
+    states = given.get("encoder_hidden_states")
+    return Source(states, None if states is None else padding_mask(given.get("encoder_attention_mask"), states.dtype))
+
+
+def _decoder_prompt(config: GenerationConfig, given: dict[str, Any]) -> tuple[Tensor, Tensor | None]:
+    """The decoder's first tokens [B, length], beginning with the start token, and their mask; nothing is computed."""
+    ids, embeds, outputs = given.get("input_ids"), given.get("inputs_embeds"), given.get("encoder_outputs")
+    if ids is not None and embeds is not None:
+        raise InputError("`input_ids` and `inputs_embeds` are the same input, got both. Pass one of them.")
+    if ids is None and embeds is None and outputs is None:
+        raise InputError("`generate` needs `input_ids`, `inputs_embeds` or `encoder_outputs`, got none of them.")
+    if ids is not None and (ids.dim() != 2 or ids.is_floating_point()):
+        raise InputError(f"`input_ids` must be integers [B, S], got {ids.dtype} {list(ids.shape)}.")
+    source = cast(Tensor, outputs[0] if outputs is not None else ids if ids is not None else embeds)
     start = config.decoder_start_token_id if config.decoder_start_token_id is not None else config.bos_token_id
     if start is None:
         raise GenerationError("`decoder_start_token_id` (or `bos_token_id`) must be set to begin with, got neither.")
-    rows = states.shape[0]
-    starts = torch.tensor(tokens_of(start), device=states.device)
+    rows = source.shape[0]
+    starts = torch.tensor(tokens_of(start), device=source.device)
     if len(starts) not in (1, rows):
         raise GenerationError(f"`decoder_start_token_id` must be one id or {rows}, one per input, got {len(starts)}.")
     first = starts[:, None].expand(rows, 1) if len(starts) == 1 else starts[:, None]
