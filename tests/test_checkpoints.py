@@ -115,7 +115,8 @@ def test_bin_zip_and_legacy(tmp_path: Path, is_zip: bool) -> None:
 @pytest.mark.parametrize("safe", [True, False])
 @pytest.mark.parametrize("variant", [None, "fp16"])
 def test_shards_and_their_index(tmp_path: Path, safe: bool, variant: str | None) -> None:
-    names = write_checkpoint(tmp_path, as_stored(TENSORS), max_shard_size=48, safe_serialization=safe, variant=variant)
+    form, other = ("safetensors", "bin") if safe else ("bin", "safetensors")
+    names = write_checkpoint(tmp_path, as_stored(TENSORS), max_shard_size=48, form=form, variant=variant)
     part = f".{variant}" if variant else ""
     stem, suffix = (f"model{part}", "safetensors") if safe else (f"pytorch_model{part}", "bin")
     index = f"model.safetensors.index{part}.json" if safe else f"pytorch_model.bin.index{part}.json"
@@ -125,9 +126,9 @@ def test_shards_and_their_index(tmp_path: Path, safe: bool, variant: str | None)
         f"{stem}-00003-of-00003.{suffix}",
         index,
     ]
-    assert all(is_weight_file(name, safe_serialization=safe, variant=variant) for name in names)
-    assert not any(is_weight_file(name, safe_serialization=not safe, variant=variant) for name in names)
-    assert not any(is_weight_file(name, safe_serialization=safe, variant="other") for name in names)
+    assert all(is_weight_file(name, form=form, variant=variant) for name in names)
+    assert not any(is_weight_file(name, form=other, variant=variant) for name in names)
+    assert not any(is_weight_file(name, form=form, variant="other") for name in names)
     content = json.loads((tmp_path / index).read_text())
     assert content["metadata"]["total_size"] == sum(t.numel() * t.element_size() for t in TENSORS.values())
     table = read_index(tmp_path / index)
@@ -218,7 +219,14 @@ BROKEN: dict[str, tuple[bytes, str]] = {
     "web page": (b"<!DOCTYPE html><html>not found</html>", "got a web page"),
     "hdf5": (b"\x89HDF\r\n\x1a\n" + EIGHT * 8, "got an HDF5 file. Rename it to end in .h5"),
     "zip": (b"PK\x03\x04" + EIGHT * 8, r"got a PyTorch file \(zip\)\. Rename it to end in \.bin"),
-    "tf names": (packed({"__metadata__": {"format": "tf"}}), "got a file written by tf"),
+    "tf names": (
+        packed({"__metadata__": {"format": "tf"}, "model/encoder/fc1/slot:0": entry()}, EIGHT),
+        "must be one of beta, bias, .*, got model/encoder/fc1/slot:0",
+    ),
+    "flax names": (
+        packed({"__metadata__": {"format": "flax"}, "encoder.fc1.weight": entry()}, EIGHT),
+        "must be one of bias, embedding, .*, got encoder/fc1/weight",
+    ),
 }
 
 
@@ -403,3 +411,9 @@ def test_heads_take_from_each_other() -> None:
     assert fit(weights_of("conditional"), CONFIG, "causal").is_clean
     assert fit(weights_of("base"), CONFIG, "causal").is_clean
     assert all("encoder." in name for name in fit(weights_of("causal"), CONFIG, "base").missing)
+
+
+def test_a_file_of_no_format_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "model.ckpt").write_bytes(EIGHT)
+    with pytest.raises(CheckpointError, match=r"must end in .* or \.h5 or \.msgpack, got .*model\.ckpt"):
+        open_checkpoint([tmp_path / "model.ckpt"])

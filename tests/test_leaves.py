@@ -56,6 +56,23 @@ def test_names_as_they_stand_in_real_files() -> None:
         False,
     )
     assert from_keras("final_logits_bias:0") == ("final_logits_bias", False)
+    assert from_keras("decoder/embed_positions/weight:0") == ("model.decoder.embed_positions.weight", False)
+
+
+@pytest.mark.parametrize(
+    "head", ["", "model/tf_pegasus_model/", "tf_pegasus_for_conditional_generation_3/", "summarizer/tf_pegasus_model/"]
+)
+def test_what_stands_before_a_keras_path_is_left_out(head: str) -> None:
+    for path, name in {
+        "model/encoder/layers.0/fc1/kernel:0": "model.encoder.layers.0.fc1.weight",
+        "model/decoder/embed_positions/embeddings:0": "model.decoder.embed_positions.weight",
+        "model.shared/model.shared/embeddings:0": "model.shared.weight",
+        "model.shared/weight:0": "model.shared.weight",
+        "shared/embeddings:0": "model.shared.weight",
+        "final_logits_bias:0": "final_logits_bias",
+        "lm_head/kernel:0": "lm_head.weight",
+    }.items():
+        assert from_keras(head + path) == (name, path.endswith("kernel:0"))
 
 
 def test_a_square_weight_is_turned() -> None:
@@ -67,5 +84,7 @@ def test_a_square_weight_is_turned() -> None:
 def test_foreign_leaves_are_refused() -> None:
     with pytest.raises(CheckpointError, match=r"must be one of .*kernel.*, got model/encoder/fc1/moving_mean"):
         from_keras("model/encoder/fc1/moving_mean")
+    with pytest.raises(CheckpointError, match="got model/encoder/fc1/weight"):
+        from_keras("model/encoder/fc1/weight")
     with pytest.raises(CheckpointError, match="got model/encoder/fc1/weight_g"):
         from_flax(("model", "encoder", "fc1", "weight_g"))

@@ -89,8 +89,8 @@ def test_options_that_change_nothing(folder: Path) -> None:
         ({"quantization_config": {"bits": 4}}, "`quantization_config`"),
         ({"gguf_file": "x.gguf"}, "`gguf_file`"),
         ({"weights_only": False}, "`weights_only` must be True"),
-        ({"from_tf": True}, "`from_tf`: reading TensorFlow and Flax files comes with a later version"),
-        ({"from_flax": True}, "`from_flax`"),
+        ({"from_tf": True, "from_flax": True}, "`from_tf` and `from_flax`: weights come from one framework"),
+        ({"from_tf": True, "use_safetensors": True}, "`use_safetensors` must be left out with `from_tf`, got True"),
         ({"tp_plan": "auto"}, "`tp_plan`"),
     ],
 )
@@ -172,8 +172,7 @@ def test_variants_and_formats_on_request(folder: Path) -> None:
         file.unlink()
     for file in folder.glob("pytorch*"):
         file.unlink()
-    (folder / "flax_model.msgpack").write_bytes(b"")
-    with pytest.raises(CheckpointNotFoundError, match=r"It has flax_model\.msgpack, written by Flax; .* later version"):
+    with pytest.raises(CheckpointNotFoundError, match=r"has no model\.safetensors or .*\.msgpack\.index\.json\. Check"):
         load(folder)
 
 
@@ -267,5 +266,5 @@ def test_ours_like_is_what_loading_gives(tmp_path: Path) -> None:
     theirs = reference("Pegasus", seed=5)
     theirs.save_pretrained(tmp_path)
     same(ours("Pegasus").from_pretrained(tmp_path), ours_like(theirs))
-    names = write_checkpoint(tmp_path, list(ours_like(theirs)._weights()), safe_serialization=False)
+    names = write_checkpoint(tmp_path, list(ours_like(theirs)._weights()), form="bin")
     assert names == ["pytorch_model.bin"]

@@ -14,6 +14,12 @@ if TYPE_CHECKING:
     from .auto import AutoModelForCausalLM as AutoModelForCausalLM
     from .auto import AutoModelForSeq2SeqLM as AutoModelForSeq2SeqLM
     from .auto import AutoTokenizer as AutoTokenizer
+    from .auto import FlaxAutoModel as FlaxAutoModel
+    from .auto import FlaxAutoModelForCausalLM as FlaxAutoModelForCausalLM
+    from .auto import FlaxAutoModelForSeq2SeqLM as FlaxAutoModelForSeq2SeqLM
+    from .auto import TFAutoModel as TFAutoModel
+    from .auto import TFAutoModelForCausalLM as TFAutoModelForCausalLM
+    from .auto import TFAutoModelForSeq2SeqLM as TFAutoModelForSeq2SeqLM
     from .core.blenderbot_small import BlenderbotSmallTokenizer as BlenderbotSmallTokenizer
     from .core.blenderbot_small import BlenderbotSmallTokenizerFast as BlenderbotSmallTokenizerFast
     from .core.collator import DataCollatorForSeq2Seq as DataCollatorForSeq2Seq
@@ -25,9 +31,21 @@ if TYPE_CHECKING:
     from .core.outputs import BaseModelOutput as BaseModelOutput
     from .core.outputs import BaseModelOutputWithPastAndCrossAttentions as BaseModelOutputWithPastAndCrossAttentions
     from .core.outputs import CausalLMOutputWithCrossAttentions as CausalLMOutputWithCrossAttentions
+    from .core.outputs import FlaxBaseModelOutput as FlaxBaseModelOutput
+    from .core.outputs import (
+        FlaxBaseModelOutputWithPastAndCrossAttentions as FlaxBaseModelOutputWithPastAndCrossAttentions,
+    )
+    from .core.outputs import FlaxCausalLMOutputWithCrossAttentions as FlaxCausalLMOutputWithCrossAttentions
+    from .core.outputs import FlaxSeq2SeqLMOutput as FlaxSeq2SeqLMOutput
+    from .core.outputs import FlaxSeq2SeqModelOutput as FlaxSeq2SeqModelOutput
     from .core.outputs import ModelOutput as ModelOutput
     from .core.outputs import Seq2SeqLMOutput as Seq2SeqLMOutput
     from .core.outputs import Seq2SeqModelOutput as Seq2SeqModelOutput
+    from .core.outputs import TFBaseModelOutput as TFBaseModelOutput
+    from .core.outputs import TFBaseModelOutputWithPastAndCrossAttentions as TFBaseModelOutputWithPastAndCrossAttentions
+    from .core.outputs import TFCausalLMOutputWithCrossAttentions as TFCausalLMOutputWithCrossAttentions
+    from .core.outputs import TFSeq2SeqLMOutput as TFSeq2SeqLMOutput
+    from .core.outputs import TFSeq2SeqModelOutput as TFSeq2SeqModelOutput
     from .core.pegasus import PegasusTokenizer as PegasusTokenizer
     from .core.pegasus import PegasusTokenizerFast as PegasusTokenizerFast
     from .core.processors import LogitsProcessorList as LogitsProcessorList
@@ -38,6 +56,14 @@ if TYPE_CHECKING:
     from .core.streamers import TextStreamer as TextStreamer
     from .core.tokenizer import PreTrainedTokenizer as PreTrainedTokenizer
     from .core.tokenizing.batch_encoding import BatchEncoding as BatchEncoding
+    from .flax import FlaxBlenderbotSmallForCausalLM as FlaxBlenderbotSmallForCausalLM
+    from .flax import FlaxBlenderbotSmallForConditionalGeneration as FlaxBlenderbotSmallForConditionalGeneration
+    from .flax import FlaxBlenderbotSmallModel as FlaxBlenderbotSmallModel
+    from .flax import FlaxBlenderbotSmallPreTrainedModel as FlaxBlenderbotSmallPreTrainedModel
+    from .flax import FlaxPegasusForCausalLM as FlaxPegasusForCausalLM
+    from .flax import FlaxPegasusForConditionalGeneration as FlaxPegasusForConditionalGeneration
+    from .flax import FlaxPegasusModel as FlaxPegasusModel
+    from .flax import FlaxPegasusPreTrainedModel as FlaxPegasusPreTrainedModel
     from .pipelines import pipeline as pipeline
     from .pytorch import BlenderbotSmallForCausalLM as BlenderbotSmallForCausalLM
     from .pytorch import BlenderbotSmallForConditionalGeneration as BlenderbotSmallForConditionalGeneration
@@ -50,9 +76,29 @@ if TYPE_CHECKING:
     from .pytorch import PegasusModel as PegasusModel
     from .pytorch import PegasusPreTrainedModel as PegasusPreTrainedModel
     from .pytorch import StaticCache as StaticCache
+    from .tensorflow import TFBlenderbotSmallForCausalLM as TFBlenderbotSmallForCausalLM
+    from .tensorflow import TFBlenderbotSmallForConditionalGeneration as TFBlenderbotSmallForConditionalGeneration
+    from .tensorflow import TFBlenderbotSmallModel as TFBlenderbotSmallModel
+    from .tensorflow import TFBlenderbotSmallPreTrainedModel as TFBlenderbotSmallPreTrainedModel
+    from .tensorflow import TFPegasusForCausalLM as TFPegasusForCausalLM
+    from .tensorflow import TFPegasusForConditionalGeneration as TFPegasusForConditionalGeneration
+    from .tensorflow import TFPegasusModel as TFPegasusModel
+    from .tensorflow import TFPegasusPreTrainedModel as TFPegasusPreTrainedModel
 
 _ROOMS = {
-    "auto": ("AutoConfig", "AutoModel", "AutoModelForCausalLM", "AutoModelForSeq2SeqLM", "AutoTokenizer"),
+    "auto": (
+        "AutoConfig",
+        "AutoModel",
+        "AutoModelForCausalLM",
+        "AutoModelForSeq2SeqLM",
+        "AutoTokenizer",
+        "FlaxAutoModel",
+        "FlaxAutoModelForCausalLM",
+        "FlaxAutoModelForSeq2SeqLM",
+        "TFAutoModel",
+        "TFAutoModelForCausalLM",
+        "TFAutoModelForSeq2SeqLM",
+    ),
     "core.tokenizing.batch_encoding": ("BatchEncoding",),
     "core.blenderbot_small": ("BlenderbotSmallTokenizer", "BlenderbotSmallTokenizerFast"),
     "core.collator": ("DataCollatorForSeq2Seq",),
@@ -63,15 +109,35 @@ _ROOMS = {
         "BaseModelOutput",
         "BaseModelOutputWithPastAndCrossAttentions",
         "CausalLMOutputWithCrossAttentions",
+        "FlaxBaseModelOutput",
+        "FlaxBaseModelOutputWithPastAndCrossAttentions",
+        "FlaxCausalLMOutputWithCrossAttentions",
+        "FlaxSeq2SeqLMOutput",
+        "FlaxSeq2SeqModelOutput",
         "ModelOutput",
         "Seq2SeqLMOutput",
         "Seq2SeqModelOutput",
+        "TFBaseModelOutput",
+        "TFBaseModelOutputWithPastAndCrossAttentions",
+        "TFCausalLMOutputWithCrossAttentions",
+        "TFSeq2SeqLMOutput",
+        "TFSeq2SeqModelOutput",
     ),
     "core.pegasus": ("PegasusTokenizer", "PegasusTokenizerFast"),
     "core.processors": ("LogitsProcessorList", "StoppingCriteriaList"),
     "core.seed": ("set_seed",),
     "core.streamers": ("AsyncTextIteratorStreamer", "TextIteratorStreamer", "TextStreamer"),
     "core.tokenizer": ("PreTrainedTokenizer",),
+    "flax": (
+        "FlaxBlenderbotSmallForCausalLM",
+        "FlaxBlenderbotSmallForConditionalGeneration",
+        "FlaxBlenderbotSmallModel",
+        "FlaxBlenderbotSmallPreTrainedModel",
+        "FlaxPegasusForCausalLM",
+        "FlaxPegasusForConditionalGeneration",
+        "FlaxPegasusModel",
+        "FlaxPegasusPreTrainedModel",
+    ),
     "pipelines": ("pipeline",),
     "pytorch": (
         "BlenderbotSmallForCausalLM",
@@ -85,6 +151,16 @@ _ROOMS = {
         "PegasusModel",
         "PegasusPreTrainedModel",
         "StaticCache",
+    ),
+    "tensorflow": (
+        "TFBlenderbotSmallForCausalLM",
+        "TFBlenderbotSmallForConditionalGeneration",
+        "TFBlenderbotSmallModel",
+        "TFBlenderbotSmallPreTrainedModel",
+        "TFPegasusForCausalLM",
+        "TFPegasusForConditionalGeneration",
+        "TFPegasusModel",
+        "TFPegasusPreTrainedModel",
     ),
 }
 _ROOM_OF = {name: room for room, names in _ROOMS.items() for name in names}

@@ -136,3 +136,39 @@ class AutoModelForCausalLM(_AutoModel):
     """The PyTorch causal language model that fits a checkpoint."""
 
     _package, _prefix, _head = "pytorch", "", "ForCausalLM"
+
+
+class TFAutoModel(_AutoModel):
+    """The TensorFlow base model that fits a checkpoint."""
+
+    _package, _prefix, _head = "tensorflow", "TF", "Model"
+
+
+class TFAutoModelForSeq2SeqLM(_AutoModel):
+    """The TensorFlow conditional-generation model that fits a checkpoint."""
+
+    _package, _prefix, _head = "tensorflow", "TF", "ForConditionalGeneration"
+
+
+class TFAutoModelForCausalLM(_AutoModel):
+    """The TensorFlow causal language model that fits a checkpoint."""
+
+    _package, _prefix, _head = "tensorflow", "TF", "ForCausalLM"
+
+
+class FlaxAutoModel(_AutoModel):
+    """The Flax base model that fits a checkpoint."""
+
+    _package, _prefix, _head = "flax", "Flax", "Model"
+
+
+class FlaxAutoModelForSeq2SeqLM(_AutoModel):
+    """The Flax conditional-generation model that fits a checkpoint."""
+
+    _package, _prefix, _head = "flax", "Flax", "ForConditionalGeneration"
+
+
+class FlaxAutoModelForCausalLM(_AutoModel):
+    """The Flax causal language model that fits a checkpoint."""
+
+    _package, _prefix, _head = "flax", "Flax", "ForCausalLM"

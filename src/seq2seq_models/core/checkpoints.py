@@ -1,7 +1,8 @@
 """Checkpoint files of any kind as one lazy mapping from canonical names to tensors, and back into files.
 
-Reading: each format is one function from a file to tensors under the file's own names (`_READERS`); `canonical_name`
-then translates. Writing: `write_checkpoint` shards and names the files as the hub expects them.
+Each format is a row of `FORMATS`: its file names, how a file is read and written, and how its names and orientation
+become those of PyTorch and back. `canonical_name` does the rest; `write_checkpoint` shards and names the files as the
+hub expects them.
 """
 
 from __future__ import annotations
@@ -11,20 +12,22 @@ import os
 import re
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ..errors import CheckpointError
+from .leaves import from_flax, from_keras, to_flax, to_keras, turned_back
+from .storage.h5_file import read_h5, without_bfloat16, write_h5
+from .storage.msgpack_file import read_msgpack, write_msgpack
 from .storage.safetensors_file import read_safetensors, write_safetensors
 from .storage.stored import Stored as Stored
 from .storage.stored import check_not_mislabelled, corrupt
 from .storage.torch_file import read_torch, write_torch
 
-SAFETENSORS, BIN = "model.safetensors", "pytorch_model.bin"
-SAFETENSORS_INDEX, BIN_INDEX = "model.safetensors.index.json", "pytorch_model.bin.index.json"
-LATER = {"tf_model.h5": "TensorFlow", "tf_model.h5.index.json": "TensorFlow", "flax_model.msgpack": "Flax",
-         "flax_model.msgpack.index.json": "Flax"}  # fmt: skip
-"""Files whose readers are still to come, and what wrote them."""
+if TYPE_CHECKING:
+    from .config import PretrainedConfig
+    from .parameters import Head
 
 
 # ---- names
@@ -57,6 +60,114 @@ def with_variant(filename: str, variant: str | None) -> str:
     return f"{stem}.{variant}.{suffix}"
 
 
+# ---- formats
+
+
+def _plain(name: str) -> tuple[str, bool]:
+    return name, False
+
+
+def _safetensors_name(name: str) -> tuple[str, bool]:
+    return from_keras(name) if "/" in name or name.endswith(":0") else (name, False)
+
+
+def _flax_name(path: str) -> tuple[str, bool]:
+    return from_flax(tuple(path.split("/")))
+
+
+def _flax_safetensors_name(path: str) -> tuple[str, bool]:
+    return from_flax(tuple(path.split(".")))
+
+
+def _translated(file: Path, tensors: list[Stored], pytorch_name: Callable[[str], tuple[str, bool]]) -> list[Stored]:
+    try:
+        return [turned_back(tensor, *pytorch_name(tensor.name)) for tensor in tensors]
+    except CheckpointError as error:
+        raise CheckpointError(f"{file} does not fit. {error}") from error
+
+
+def _read_safetensors(file: Path) -> list[Stored]:
+    """The tensors of a file that PyTorch's, TensorFlow's or Flax' classes have written; its metadata says which."""
+    tensors, metadata = read_safetensors(file)
+    translations = {"tf": _safetensors_name, "flax": _flax_safetensors_name}
+    return _translated(file, tensors, translations.get(metadata.get("format", "pt"), _plain))
+
+
+def _read_h5(file: Path) -> list[Stored]:
+    return _translated(file, read_h5(file), from_keras)
+
+
+def _read_msgpack(file: Path) -> list[Stored]:
+    return _translated(file, read_msgpack(file), _flax_name)
+
+
+def _own_names(tensors: Iterable[Stored], config: PretrainedConfig, head: Head) -> list[Stored]:
+    return [tensor.renamed(file_name(tensor.name, head)) for tensor in tensors]
+
+
+def _keras_names(tensors: Iterable[Stored], config: PretrainedConfig, head: Head) -> list[Stored]:
+    return without_bfloat16(to_keras(_canonical(tensors), config, head))
+
+
+def _flax_names(tensors: Iterable[Stored], config: PretrainedConfig, head: Head) -> list[Stored]:
+    return to_flax(_canonical(tensors), config, head)
+
+
+def _canonical(tensors: Iterable[Stored]) -> Iterator[Stored]:
+    for tensor in tensors:
+        name = canonical_name(tensor.name)
+        if name is not None:
+            yield tensor.renamed(name)
+
+
+@dataclass(frozen=True)
+class Format:
+    """One way to keep weights in files.
+
+    Attributes:
+        whole: name of the file that holds all weights.
+        index: name of the file that says which shard holds which.
+        read: the tensors of a file, in PyTorch's names and orientation.
+        pytorch_name: PyTorch's name of a weight from the one in a file or an index, and whether it is turned there.
+        named: canonical tensors as this format names and turns them.
+        needs: the package that reading it needs, if it needs one.
+    """
+
+    whole: str
+    index: str
+    read: Callable[[Path], list[Stored]]
+    pytorch_name: Callable[[str], tuple[str, bool]]
+    named: Callable[[Iterable[Stored], PretrainedConfig, Head], list[Stored]]
+    needs: str | None = None
+
+
+FORMATS = {
+    "safetensors": Format(
+        "model.safetensors", "model.safetensors.index.json", _read_safetensors, _safetensors_name, _own_names
+    ),
+    "bin": Format("pytorch_model.bin", "pytorch_model.bin.index.json", read_torch, _plain, _own_names, "torch"),
+    "h5": Format("tf_model.h5", "tf_model.h5.index.json", _read_h5, from_keras, _keras_names, "h5py"),
+    "msgpack": Format("flax_model.msgpack", "flax_model.msgpack.index.json", _read_msgpack, _flax_name, _flax_names),
+}
+"""Every format by the end of its file names, which is also what other modules call it."""
+
+OWN_FORMAT = {"pt": "bin", "tf": "h5", "flax": "msgpack"}
+"""The format of each framework's own."""
+
+
+def format_of(file: Path) -> str:
+    """The format that a file's name says it is of.
+
+    Raises:
+        CheckpointError: of none.
+    """
+    form = file.suffix.removeprefix(".")
+    if form not in FORMATS:
+        known = " or ".join(f".{known}" for known in FORMATS)
+        raise CheckpointError(f"A checkpoint file must end in {known}, got {file}. Rename it.")
+    return form
+
+
 # ---- reading
 
 
@@ -69,14 +180,16 @@ def open_checkpoint(files: Sequence[Path], index: Mapping[str, str] | None = Non
     Raises:
         CheckpointError: a file is damaged or mislabelled, a shard lacks a tensor that the index promises, or two
             tensors have one name.
-        MissingFrameworkError: a .bin file without torch.
+        MissingFrameworkError: a .bin file without torch, or a .h5 file without h5py.
     """
     found: dict[str, Stored] = {}
     for file in _progress(files):
-        held = _read(file)
+        form = FORMATS[format_of(file)]
+        held = form.read(file)
         if index is not None:
             promised = {name for name, shard in index.items() if PurePosixPath(shard).name == file.name}
-            absent = sorted(promised - {tensor.name for tensor in held})
+            names = {tensor.name for tensor in held}
+            absent = sorted(name for name in promised if form.pytorch_name(name)[0] not in names)
             if absent:
                 raise corrupt(file, f"the index promises {', '.join(absent)} in it, but it holds none of that name")
         for tensor in held:
@@ -90,26 +203,6 @@ def open_checkpoint(files: Sequence[Path], index: Mapping[str, str] | None = Non
                 )
             found[name] = tensor.renamed(name)
     return found
-
-
-def _read(file: Path) -> list[Stored]:
-    for suffix, reader in _READERS.items():
-        if file.name.endswith(suffix):
-            return reader(file)
-    raise CheckpointError(f"A checkpoint file must end in {' or '.join(_READERS)}, got {file}. Rename it.")
-
-
-def _read_safetensors(file: Path) -> list[Stored]:
-    tensors, metadata = read_safetensors(file)
-    if metadata.get("format") in ("tf", "flax"):
-        raise CheckpointError(
-            f"{file} must name its weights as PyTorch does, got a file written by {metadata['format']}. Reading those "
-            "comes with a later version; save it with from_tf=True or from_flax=True in transformers 4.57 until then."
-        )
-    return tensors
-
-
-_READERS: dict[str, Callable[[Path], list[Stored]]] = {".safetensors": _read_safetensors, ".bin": read_torch}
 
 
 def read_index(file: Path) -> dict[str, str]:
@@ -182,8 +275,8 @@ def write_checkpoint(
     folder: Path,
     tensors: Iterable[Stored],
     *,
+    form: str = "safetensors",
     max_shard_size: int | str = "5GB",
-    safe_serialization: bool = True,
     variant: str | None = None,
     save_function: Callable[..., Any] | None = None,
 ) -> list[str]:
@@ -191,25 +284,27 @@ def write_checkpoint(
 
     Args:
         folder: must hold no file that the tensors are read from.
-        tensors: under the names to write.
+        tensors: as the format's `named` gives them.
+        form: a key of `FORMATS`.
         max_shard_size: of one file; a single larger tensor gets a file of its own.
-        safe_serialization: safetensors; otherwise PyTorch's format.
         variant: goes into the file names.
         save_function: for PyTorch's format, what to call instead of `torch.save`.
     """
     shards = list(_split(list(tensors), size_in_bytes(max_shard_size)))
-    weights = with_variant(SAFETENSORS if safe_serialization else BIN, variant)
+    weights = with_variant(FORMATS[form].whole, variant)
     stem, _, suffix = weights.rpartition(".")
     names = [weights] if len(shards) == 1 else [
         f"{stem}-{number:05d}-of-{len(shards):05d}.{suffix}" for number in range(1, len(shards) + 1)
     ]  # fmt: skip
     for name, shard in zip(names, shards, strict=True):
-        if safe_serialization:
-            write_safetensors(folder / name, shard)
-        else:
+        if form == "bin":
             write_torch(folder / name, shard, save_function)
+        elif form == "h5":
+            write_h5(folder / name, shard, is_shard=len(shards) > 1)
+        else:
+            (write_safetensors if form == "safetensors" else write_msgpack)(folder / name, shard)
     if len(shards) > 1:
-        index = with_variant(SAFETENSORS_INDEX if safe_serialization else BIN_INDEX, variant)
+        index = with_variant(FORMATS[form].index, variant)
         weight_map = {tensor.name: name for name, shard in zip(names, shards, strict=True) for tensor in shard}
         total = sum(tensor.nbytes for shard in shards for tensor in shard)
         content = {"metadata": {"total_size": total}, "weight_map": weight_map}
@@ -230,9 +325,8 @@ def _split(tensors: list[Stored], limit: int) -> Iterator[list[Stored]]:
     yield shard
 
 
-def is_weight_file(filename: str, *, safe_serialization: bool, variant: str | None = None) -> bool:
+def is_weight_file(filename: str, *, form: str, variant: str | None = None) -> bool:
     """Whether a save in this format and variant could have written this name: one file, a shard or an index."""
-    whole, index = (SAFETENSORS, SAFETENSORS_INDEX) if safe_serialization else (BIN, BIN_INDEX)
-    stem, _, suffix = with_variant(whole, variant).rpartition(".")
+    stem, _, suffix = with_variant(FORMATS[form].whole, variant).rpartition(".")
     shard = rf"{re.escape(stem)}(-[0-9]{{5}}-of-[0-9]{{5}})?\.{suffix}"
-    return filename == with_variant(index, variant) or re.fullmatch(shard, filename) is not None
+    return filename == with_variant(FORMATS[form].index, variant) or re.fullmatch(shard, filename) is not None

@@ -7,14 +7,18 @@ compare values.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from ..errors import CheckpointError
-from .parameters import SHARED, Kind, Parameter
+from .parameters import SHARED, Head, Kind, Parameter, parameters
+from .storage.stored import NUMPY_NAMES, Stored
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
+
+    from .config import PretrainedConfig
 
 
 @dataclass(frozen=True)
@@ -48,8 +52,8 @@ KERAS: Table = {
     ("embedding", "weight"): Leaf("embeddings"),
     ("table", "weight"): Leaf("embeddings"),
 }
-PATHS_OF_OLD = {"model.shared": "weight"}
-"""TensorFlow files of 2021 call the shared embedding's leaf as PyTorch does."""
+_EMBEDDINGS = ("model.shared", "shared", "embed_tokens", "embed_positions")
+"""Layers whose leaf TensorFlow files of 2020 and 2021 call "weight", as PyTorch does."""
 
 
 def leaf_of(parameter: Parameter, table: Table) -> Leaf:
@@ -87,20 +91,28 @@ def from_flax(path: tuple[str, ...]) -> tuple[str, bool]:
 
 
 def from_keras(path: str) -> tuple[str, bool]:
-    """The canonical name of a dataset of tf_model.h5, and whether its values have to be transposed.
+    """The canonical name of a variable or dataset of TensorFlow, and whether its values have to be transposed.
 
     Args:
-        path: without the model's own name at its head: "model/encoder/layers.0/fc1/kernel:0". The shared embedding is
-            found under "model.shared" twice, and in files of 2021 its leaf is called "weight".
+        path: "model/encoder/layers.0/fc1/kernel:0", with or without what stands before it: the model's own name, and
+            in a file the layer's. The shared embedding is found under "model.shared" twice.
 
     Raises:
         CheckpointError: no leaf of these models is called so.
     """
-    stem, _, last = path.removesuffix(":0").rpartition("/")
-    if stem.split("/")[-1] in PATHS_OF_OLD:
-        stem = stem.split("/")[-1]
-        last = "embeddings" if last == PATHS_OF_OLD[stem] else last
-    return _backwards(stem.replace("/", "."), last, KERAS, path)
+    *steps, last = path.removesuffix(":0").split("/")
+    if last == "final_logits_bias":
+        return last, False
+    if steps and steps[-1] in _EMBEDDINGS and last == "weight":
+        last = "embeddings"
+    if steps and steps[-1] in ("model.shared", "shared"):
+        steps = [SHARED.removesuffix(".weight")]
+    elif steps and steps[-1] == "lm_head":
+        steps = steps[-1:]
+    sides = [index for index, step in enumerate(steps) if step in ("encoder", "decoder")]
+    if sides:
+        steps = ["model", *steps[sides[0] :]]
+    return _backwards(".".join(steps), last, KERAS, path)
 
 
 def _backwards(stem: str, last: str, table: Table, path: str) -> tuple[str, bool]:
@@ -114,3 +126,98 @@ def _backwards(stem: str, last: str, table: Table, path: str) -> tuple[str, bool
     raise CheckpointError(
         f"The last part of a weight's name must be one of {known}, got {path}. It is of another model."
     )
+
+
+# ---- from canonical tensors to another framework's, for writing
+
+
+def to_keras(tensors: Iterable[Stored], config: PretrainedConfig, head: Head) -> list[Stored]:
+    """The tensors as TensorFlow's model has them, under the names of its variables, computed positions included.
+
+    Args:
+        tensors: by canonical name; aliases of a tied weight are left out.
+        config: of the model.
+        head: of the model.
+    Raises:
+        CheckpointError: a name that is no weight of this model.
+    """
+    words = {"base": "model", "conditional": "for_conditional_generation", "causal": "for_causal_lm"}
+    model = f"tf_{config.model_type.replace('-', '_')}_{words[head]}"
+    found = []
+    for parameter, tensor in _sorted(tensors, config, head, computed=True):
+        path = keras_path(parameter)
+        if parameter.name == SHARED:
+            path = f"model.shared/{path}"
+        elif "/" in path:
+            path = f"{model}/{path}"
+        found.append(_turned_as(tensor, f"{path}:0", leaf_of(parameter, KERAS)))
+    return found
+
+
+def to_flax(tensors: Iterable[Stored], config: PretrainedConfig, head: Head) -> list[Stored]:
+    """The tensors as Flax' tree has them, under their paths with "/" between the keys; it has no computed positions.
+
+    Args:
+        tensors: by canonical name; aliases of a tied weight are left out.
+        config: of the model.
+        head: of the model; the tree of a base model has no "model" at its root.
+    Raises:
+        CheckpointError: a name that is no weight of this model.
+    """
+    found = []
+    for parameter, tensor in _sorted(tensors, config, head, computed=False):
+        path = "/".join(flax_path(parameter))
+        found.append(
+            _turned_as(tensor, path.removeprefix("model/") if head == "base" else path, leaf_of(parameter, FLAX))
+        )
+    return found
+
+
+def turned_back(tensor: Stored, name: str, transpose: bool) -> Stored:
+    """A tensor of another framework under its canonical name, and as PyTorch has it."""
+    return _turned_as(tensor, name, Leaf(name, transpose))
+
+
+def _turned_as(tensor: Stored, name: str, leaf: Leaf) -> Stored:
+    if not leaf.transpose:
+        return tensor.renamed(name)
+    return replace(tensor, name=name, shape=tensor.shape[::-1], read=lambda: turned(tensor.read(), leaf))
+
+
+def _sorted(
+    tensors: Iterable[Stored], config: PretrainedConfig, head: Head, *, computed: bool
+) -> Iterator[tuple[Parameter, Stored]]:
+    """Each weight of the model that is given, in the model's order; with the position tables it computes or without."""
+    given = {tensor.name: tensor for tensor in tensors}
+    known = parameters(config, head)
+    foreign = sorted(set(given) - {parameter.name for parameter in known})
+    if foreign:
+        raise CheckpointError(
+            f"The names of weights to save must be those of this model, got {', '.join(foreign)}. Leave them out, or "
+            "save as safetensors."
+        )
+    for parameter in known:
+        if parameter.tied_to is not None and parameter.tied_to not in given and parameter.name in given:
+            given[parameter.tied_to] = given[parameter.name]
+    for parameter in known:
+        is_computed = parameter.kind == "table" and parameter.optional
+        if parameter.tied_to is not None or (is_computed and not computed):
+            continue
+        if parameter.name in given:
+            yield parameter, given[parameter.name]
+        elif is_computed:
+            yield parameter, _computed(parameter, given)
+
+
+def _computed(parameter: Parameter, given: Mapping[str, Stored]) -> Stored:
+    length, dim = parameter.shape
+    dtype = next((tensor.dtype for tensor in given.values() if tensor.is_floating), "F32")
+    kept = dtype if dtype in ("F16", "F64") else "F32"
+
+    def read() -> NDArray[Any]:
+        from .positions import sinusoidal_table
+
+        values: NDArray[Any] = sinusoidal_table(length, dim).astype(NUMPY_NAMES[kept])
+        return values
+
+    return Stored(parameter.name, parameter.shape, kept, read)

@@ -22,8 +22,10 @@ class ModelOutput(dict[str, Any]):
     def __post_init__(self) -> None:
         names = [field.name for field in fields(self)]  # type: ignore[arg-type]
         first = getattr(self, names[0])
+        if isinstance(first, Iterator):  # of pairs: how TensorFlow makes any mapping anew
+            first = dict(first)
         if isinstance(first, dict) and not isinstance(first, ModelOutput):
-            object.__setattr__(self, names[0], None)
+            setattr(self, names[0], None)
             unknown = sorted(set(first) - set(names))
             if unknown:
                 raise TypeError(f"fields of {type(self).__name__} must be among {names}, got {unknown}.")
@@ -260,3 +262,18 @@ class GenerateBeamDecoderOnlyOutput(ModelOutput, Generic[Array]):
     attentions: tuple[tuple[Array, ...], ...] | None = None
     hidden_states: tuple[tuple[Array, ...], ...] | None = None
     past_key_values: Any = None
+
+
+# TensorFlow's names for the same classes.
+TFBaseModelOutput = BaseModelOutput
+TFBaseModelOutputWithPastAndCrossAttentions = BaseModelOutputWithPastAndCrossAttentions
+TFCausalLMOutputWithCrossAttentions = CausalLMOutputWithCrossAttentions
+TFSeq2SeqLMOutput = Seq2SeqLMOutput
+TFSeq2SeqModelOutput = Seq2SeqModelOutput
+
+# Flax's names for them.
+FlaxBaseModelOutput = BaseModelOutput
+FlaxBaseModelOutputWithPastAndCrossAttentions = BaseModelOutputWithPastAndCrossAttentions
+FlaxCausalLMOutputWithCrossAttentions = CausalLMOutputWithCrossAttentions
+FlaxSeq2SeqLMOutput = Seq2SeqLMOutput
+FlaxSeq2SeqModelOutput = Seq2SeqModelOutput

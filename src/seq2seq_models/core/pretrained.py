@@ -8,28 +8,16 @@ import logging
 import os
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from ..errors import CheckpointError, CheckpointNotFoundError, ConfigError
-from .checkpoints import (
-    BIN,
-    BIN_INDEX,
-    LATER,
-    SAFETENSORS,
-    SAFETENSORS_INDEX,
-    file_name,
-    is_weight_file,
-    open_checkpoint,
-    read_index,
-    with_variant,
-    write_checkpoint,
-)
+from ..errors import CheckpointError, ConfigError
+from .checkpoints import FORMATS, OWN_FORMAT, canonical_name, is_weight_file, open_checkpoint, write_checkpoint
 from .hub import PushToHubMixin, Repository, write_folder_atomically
 from .storage.fitting import Fit, fit, misfit
 from .storage.load_options import Choices, check_refused, resolve_device, resolve_dtype
 from .storage.stored import DTYPE_NAMES, Stored, read_ahead
+from .storage.weight_files import Asked, find_weights
 
 if TYPE_CHECKING:
     from .config import PretrainedConfig
@@ -70,6 +58,19 @@ class PretrainedModelMixin(PushToHubMixin):
         raise NotImplementedError
 
     @classmethod
+    def _own_options(cls, options: dict[str, Any]) -> dict[str, Any]:
+        """Keywords of `from_pretrained` that only this framework has, taken out of `options`; `_build` gets them.
+
+        What it takes is looked at by nobody else: a framework for which `dtype` is the dtype of computation takes that.
+        """
+        return {}
+
+    @classmethod
+    def _result(cls, model: Any, own: Mapping[str, Any]) -> Any:
+        """What `from_pretrained` gives back in the model's place, once it is complete."""
+        return model
+
+    @classmethod
     def from_pretrained(
         cls,
         pretrained_model_name_or_path: str | os.PathLike[str] | Repository | None,
@@ -97,10 +98,12 @@ class PretrainedModelMixin(PushToHubMixin):
             local_files_only: never use the network.
             token: for private and gated repositories.
             revision: branch, tag or commit.
-            use_safetensors: True reads nothing else, False reads .bin only; None prefers safetensors.
+            use_safetensors: True reads nothing else, False reads the other formats; None prefers safetensors, then the
+                framework's own format.
             weights_only: must be True: no file is opened in a way that could run code.
-            **kwargs: `subfolder`; `variant` ("fp16": model.fp16.safetensors); `dtype` or `torch_dtype` (a dtype, its
-                name, or "auto" for the checkpoint's own; float32 by default); `device_map` ("auto", a device, or
+            **kwargs: `from_pt`, `from_tf` or `from_flax` (True reads that framework's files only); `subfolder`;
+                `variant` ("fp16": model.fp16.safetensors); `dtype` or `torch_dtype` (a dtype, its name,
+                or "auto" for the checkpoint's own; float32 by default); `device_map` ("auto", a device, or
                 {"": device}: the whole model goes there); `attn_implementation`; `state_dict`; `generation_config`;
                 `output_loading_info` (then the result is the model and a dict of missing_keys, unexpected_keys,
                 mismatched_keys and error_msgs). Any other keyword must be a key of the config, and overrides it.
@@ -108,7 +111,7 @@ class PretrainedModelMixin(PushToHubMixin):
             CheckpointNotFoundError: no such repository, folder or file, or the hub cannot be reached.
             CheckpointError: the files are damaged, or do not fit this class; the message names all that is wrong.
             ConfigError: config.json is of another family, or no model can be built from it.
-            MissingFrameworkError: the only weights are .bin, and torch is not installed.
+            MissingFrameworkError: the only weights are .bin without torch, or .h5 without h5py.
         """
         options = dict(kwargs)
         if options.get("token") is None and token is not None:
@@ -116,10 +119,12 @@ class PretrainedModelMixin(PushToHubMixin):
         options.update(revision=revision, cache_dir=cache_dir)
         options.update(force_download=force_download, local_files_only=local_files_only)
         check_refused(cls.__name__, model_args, options, weights_only)
+        own = cls._own_options(options)
+        asked = Asked.from_options(cls.framework, options, use_safetensors)
         choices = Choices(options)
         repository = _repository(pretrained_model_name_or_path, choices.state_dict, options)
         config = _config(cls, config, repository, options)
-        files = None if repository is None else _weight_files(repository, choices.variant, use_safetensors)
+        files = None if repository is None else find_weights(repository, asked, choices.variant)
         with _collector_paused():
             if files is None:
                 stored, where = open_state_dict(cls._stored(choices.state_dict or {})), "the state dict"
@@ -132,12 +137,16 @@ class PretrainedModelMixin(PushToHubMixin):
             config.dtype = dtype or "float32"
             device = resolve_device(choices.device_map)
             attention = choices.attn_implementation
-            model = cls._build(config, fitted.weights, dtype=dtype, device=device, attn_implementation=attention)
+            extra = {"own": own} if own else {}
+            model = cls._build(
+                config, fitted.weights, dtype=dtype, device=device, attn_implementation=attention, **extra
+            )
         if repository is not None:
             config.name_or_path = model.name_or_path = repository.name
         if cls._has_generation():
             model.generation_config = _generation_config(repository, config, choices.generation_config)
-        return (model, _loading_info(fitted)) if choices.output_loading_info else model
+        result = cls._result(model, own)
+        return (result, _loading_info(fitted)) if choices.output_loading_info else result
 
     @classmethod
     def _has_generation(cls) -> bool:
@@ -166,20 +175,23 @@ class PretrainedModelMixin(PushToHubMixin):
             save_function: for PyTorch's format, what to call instead of `torch.save`.
             push_to_hub: upload what was written, to `repo_id` or the repository of the folder's name.
             max_shard_size: largest size of one file ("5GB", or bytes); more go into shards with an index.
-            safe_serialization: safetensors; False writes PyTorch's format.
+            safe_serialization: safetensors; False writes the framework's own format, pytorch_model.bin, tf_model.h5 or
+                flax_model.msgpack.
             variant: goes into the file names, "fp16": model.fp16.safetensors.
             token: for the upload.
             save_peft_format: has no effect.
             **kwargs: for the upload: `repo_id`, `private`, `commit_message`, `revision`, `create_pr`, ...
         Raises:
             CheckpointError: `save_directory` is a file, or `max_shard_size` is no size.
+            MissingFrameworkError: tf_model.h5 is to be written, and h5py is not installed.
         """
         if not is_main_process:  # Differs from transformers 4.57.6: it writes the weights from every process.
             return
         weights = list(self._weights()) if state_dict is None else self._stored(state_dict)
-        tensors = [weight.renamed(file_name(weight.name, self.head)) for weight in weights]
+        form = "safetensors" if safe_serialization else OWN_FORMAT[self.framework]
+        tensors = FORMATS[form].named(weights, self.config, self.head)
         config = copy.deepcopy(self.config)
-        config.architectures = [type(self).__name__]
+        config.architectures = [type(self).__name__.removeprefix("TF").removeprefix("Flax")]
         config.dtype = next((DTYPE_NAMES[w.dtype] for w in weights if w.is_floating), config.dtype)
 
         def write(folder: Path) -> None:
@@ -190,14 +202,14 @@ class PretrainedModelMixin(PushToHubMixin):
             write_checkpoint(
                 folder,
                 tensors,
+                form=form,
                 max_shard_size=max_shard_size,
-                safe_serialization=safe_serialization,
                 variant=variant,
                 save_function=save_function,
             )
 
         def stale(name: str) -> bool:
-            return is_weight_file(name, safe_serialization=safe_serialization, variant=variant)
+            return is_weight_file(name, form=form, variant=variant)
 
         written = write_folder_atomically(save_directory, write, stale=stale)
         if push_to_hub:
@@ -277,66 +289,8 @@ def _reach(repository: Repository | None, given: object) -> dict[str, Any]:
     return {name: getattr(repository, name) for name in names}
 
 
-@dataclass(frozen=True)
-class _Files:
-    """The weight files of a repository: the one that was chosen, and all that it stands for."""
-
-    chosen: Path
-    paths: list[Path]
-    index: dict[str, str] | None = None
-
-
-def _weight_files(repository: Repository, variant: str | None, use_safetensors: bool | None) -> _Files:
-    """The weight files of a repository, on this disk."""
-    kinds = [(SAFETENSORS, SAFETENSORS_INDEX)] if use_safetensors is not False else []
-    kinds += [(BIN, BIN_INDEX)] if not use_safetensors else []
-    for whole, index in kinds:
-        file = repository.find(with_variant(whole, variant))
-        if file is not None:
-            _log_choice(repository, file, variant)
-            return _Files(file, [file])
-        table = repository.find(with_variant(index, variant))
-        if table is not None:
-            _log_choice(repository, table, variant)
-            shards = read_index(table)
-            return _Files(table, [repository.require(shard) for shard in sorted(set(shards.values()))], shards)
-    raise _no_weights(repository, kinds, variant)
-
-
-def _log_choice(repository: Repository, chosen: Path, variant: str | None) -> None:
-    if repository.is_local:  # on the hub, asking what else there is would cost requests
-        present = [with_variant(name, variant) for name in (SAFETENSORS, SAFETENSORS_INDEX, BIN, BIN_INDEX)]
-        others = [name for name in (*present, *LATER) if name != chosen.name and repository.find(name) is not None]
-        if others:
-            logger.info(
-                "%s holds weights in several formats: read %s, not %s", repository, chosen.name, ", ".join(others)
-            )
-
-
-def _no_weights(repository: Repository, kinds: list[tuple[str, str]], variant: str | None) -> CheckpointNotFoundError:
-    wanted = [with_variant(name, variant) for kind in kinds for name in kind]
-    error = repository.missing(*wanted)
-    for name, framework in LATER.items():
-        if repository.find(name) is not None:
-            return CheckpointNotFoundError(
-                f"{error} It has {name}, written by {framework}; reading that comes with a later version. Until then, "
-                "save it as PyTorch with transformers 4.57."
-            )
-    if len(kinds) == 1:
-        other = BIN if kinds[0][0] == SAFETENSORS else SAFETENSORS
-        if repository.find(with_variant(other, variant)) is not None:
-            return CheckpointNotFoundError(
-                f"{error} It has {with_variant(other, variant)}: leave out `use_safetensors`."
-            )
-    if variant is not None and any(repository.find(name) is not None for name in (SAFETENSORS, BIN)):
-        return CheckpointNotFoundError(f"{error} It has weights without a variant: leave out `variant`.")
-    return error
-
-
 def open_state_dict(tensors: list[Stored]) -> Mapping[str, Stored]:
     """The tensors of a state dict by canonical name."""
-    from .checkpoints import canonical_name
-
     named = [(canonical_name(tensor.name), tensor) for tensor in tensors]
     return {name: tensor.renamed(name) for name, tensor in named if name is not None}
 

@@ -10,12 +10,11 @@ from pathlib import Path
 from typing import Any
 
 from ...errors import CheckpointNotFoundError
-from ..checkpoints import open_checkpoint, read_index
+from ..checkpoints import FORMATS, open_checkpoint, read_index
 from ..hub import Repository
 from ..parameters import parameters
 from .stored import DTYPE_NAMES, Stored
 
-_WEIGHTS = ("model.safetensors", "model.safetensors.index.json", "pytorch_model.bin", "pytorch_model.bin.index.json")
 _NOT_TOLD = ("transformers_version", "_name_or_path", "architectures", "id2label", "label2id", "task_specific_params")
 
 
@@ -124,7 +123,7 @@ def _stored(
     here = repository
     if not repository.is_local:
         here = Repository(repository.name, revision=revision, token=token, local_files_only=True)
-    for name in _WEIGHTS:
+    for name in (name for form in FORMATS.values() for name in (form.whole, form.index)):
         path = here.find(name)
         if path is None:
             continue

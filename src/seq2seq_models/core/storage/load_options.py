@@ -26,6 +26,8 @@ _REFUSED = {
     "distributed_config": "Tensor parallelism is not supported",
     "key_mapping": "Renaming weights on the way is not supported",
 }
+FROM_KEYS = {"from_pt": "pt", "from_tf": "tf", "from_flax": "flax"}
+"""The keywords that ask for the files of one framework, and what `framework` calls it."""
 _DTYPES = (*DTYPE_NAMES.values(), "half", "float", "double")
 _SYNONYMS = {"half": "float16", "float": "float32", "double": "float64"}
 
@@ -49,9 +51,9 @@ class Choices:
 def check_refused(name: str, args: tuple[Any, ...], options: dict[str, Any], weights_only: bool) -> None:
     """Raises for what transformers takes and we do not; an argument left at its default is no request."""
     faults = [f"`{key}`: {why}" for key, why in _REFUSED.items() if options.pop(key, None) not in (None, False)]
-    for key in ("from_tf", "from_flax", "from_pt"):
-        if options.pop(key, False) and key != "from_pt":
-            faults.append(f"`{key}`: reading TensorFlow and Flax files comes with a later version")
+    asked = [key for key in FROM_KEYS if options.get(key)]
+    if len(asked) > 1:
+        faults.append(f"{' and '.join(f'`{key}`' for key in asked)}: weights come from one framework")
     if not weights_only:
         faults.append("`weights_only` must be True: a pickle that may run code is never opened")
     if args:

@@ -7,17 +7,14 @@ __metadata__), then the values without gaps. Source: github.com/huggingface/safe
 from __future__ import annotations
 
 import json
-import mmap
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from math import prod
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from ...errors import CheckpointError
+from .file_map import FileMap
 from .stored import ITEM_SIZES, NUMPY_NAMES, Stored, check_not_mislabelled, corrupt
-
-if TYPE_CHECKING:
-    from numpy.typing import NDArray
 
 LARGEST_HEADER = 100_000_000
 """Bytes; the limit of the reference implementation. Real headers here have about 60,000."""
@@ -50,7 +47,7 @@ def read_safetensors(file: Path) -> tuple[list[Stored], dict[str, str]]:
     entries = _check_entries(file, header, size - begin)
     if not entries:
         return [], metadata
-    content = _Map(file)
+    content = FileMap(file)
     found = [
         Stored(
             name,
@@ -63,37 +60,6 @@ def read_safetensors(file: Path) -> tuple[list[Stored], dict[str, str]]:
         for name, dtype, shape, first, last in entries
     ]
     return found, metadata
-
-
-class _Map:
-    """A file as memory: copy-on-write, so that writing to an array changes this process only."""
-
-    def __init__(self, file: Path) -> None:
-        import numpy as np
-
-        with file.open("rb") as stream:
-            self._map = mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_COPY)
-        self._bytes = np.frombuffer(self._map, np.uint8)
-
-    def reader(self, first: int, last: int, dtype: str, shape: tuple[int, ...]) -> Callable[[], NDArray[Any]]:
-        """Gives the values between two offsets, a view."""
-
-        def read() -> NDArray[Any]:
-            values: NDArray[Any] = self._bytes[first:last].view(NUMPY_NAMES[dtype]).reshape(shape)
-            # The format does not promise alignment; frameworks expect it.
-            return values if values.flags.aligned else values.copy()
-
-        return read
-
-    def releaser(self, first: int, last: int) -> Callable[[], None]:
-        """Takes the whole pages between two offsets out of this process's memory; the file still has them."""
-        start, end = -(-first // mmap.PAGESIZE) * mmap.PAGESIZE, last // mmap.PAGESIZE * mmap.PAGESIZE
-
-        def release() -> None:
-            if end > start and hasattr(mmap, "MADV_DONTNEED"):
-                self._map.madvise(mmap.MADV_DONTNEED, start, end - start)
-
-        return release
 
 
 def _parse_header(file: Path, content: bytes) -> dict[str, Any]:

@@ -21,6 +21,13 @@ NUMPY_NAMES = {"F64": "<f8", "F32": "<f4", "F16": "<f2", "BF16": "<u2", "I64": "
                "I8": "|i1", "U8": "|u1", "BOOL": "|b1"}  # fmt: skip
 """The NumPy dtype that `Stored.read` gives; NumPy has no bfloat16, so its bits come as uint16."""
 
+NAMES = {"F64": "float64", "F32": "float32", "F16": "float16", "BF16": "bfloat16", "I64": "int64", "I32": "int32",
+         "I16": "int16", "I8": "int8", "U8": "uint8", "BOOL": "bool"}  # fmt: skip
+"""The names that frameworks use for these dtypes."""
+
+DTYPES = {name: dtype for dtype, name in NAMES.items()}
+"""The same, the other way round."""
+
 DTYPE_NAMES = {"F64": "float64", "F32": "float32", "F16": "float16", "BF16": "bfloat16"}
 """The names that configs and frameworks use for the floating-point dtypes."""
 

@@ -13,23 +13,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ...errors import CheckpointError, MissingFrameworkError
-from .stored import Stored, check_not_mislabelled, corrupt
+from .stored import DTYPES, Stored, check_not_mislabelled, corrupt
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
-
-_NAMES = {
-    "float64": "F64",
-    "float32": "F32",
-    "float16": "F16",
-    "bfloat16": "BF16",
-    "int64": "I64",
-    "int32": "I32",
-    "int16": "I16",
-    "int8": "I8",
-    "uint8": "U8",
-    "bool": "BOOL",
-}
 
 
 def read_torch(file: Path) -> list[Stored]:
@@ -96,7 +83,7 @@ def _checked(file: Path, content: Any, torch: Any) -> dict[str, Any]:
     odd = sorted(
         f"{name} ({value.dtype}, {value.layout})"
         for name, value in content.items()
-        if str(value.dtype).removeprefix("torch.") not in _NAMES or value.layout != torch.strided
+        if str(value.dtype).removeprefix("torch.") not in DTYPES or value.layout != torch.strided
     )
     if odd:
         raise CheckpointError(
@@ -107,7 +94,7 @@ def _checked(file: Path, content: Any, torch: Any) -> dict[str, Any]:
 
 def stored_tensor(name: str, tensor: Any, file: str = "") -> Stored:
     """A torch tensor as a Stored; `read` gives its memory without a copy where that is possible."""
-    return Stored(name, tuple(tensor.shape), _NAMES[str(tensor.dtype).removeprefix("torch.")], _reader(tensor), file)
+    return Stored(name, tuple(tensor.shape), DTYPES[str(tensor.dtype).removeprefix("torch.")], _reader(tensor), file)
 
 
 def _reader(tensor: Any) -> Callable[[], NDArray[Any]]:
@@ -126,16 +113,18 @@ def _reader(tensor: Any) -> Callable[[], NDArray[Any]]:
 
 
 def tensor_of(stored: Stored) -> Any:
-    """A torch tensor over the memory that `stored.read()` gives."""
+    """A torch tensor over the memory that `stored.read()` gives, or over a copy if that is read-only or turned."""
     import numpy as np
     import torch
 
     values = stored.read()
     if not values.flags.writeable:
         values = values.copy()
-    if stored.dtype == "BF16":
-        return torch.from_numpy(values.view(np.int16)).view(torch.bfloat16)
-    return torch.from_numpy(values)
+    bits = torch.from_numpy(values.view(np.int16) if stored.dtype == "BF16" else values)
+    if not bits.is_contiguous():  # kernels of other frameworks come as turned views
+        bits = bits.contiguous()
+        stored.release()
+    return bits.view(torch.bfloat16) if stored.dtype == "BF16" else bits
 
 
 def write_torch(file: Path, tensors: Sequence[Stored], save_function: Callable[..., Any] | None = None) -> None:

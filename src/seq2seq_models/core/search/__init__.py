@@ -1,0 +1,1 @@
+"""Decoding loops of fixed shapes, once for the frameworks that compile them."""

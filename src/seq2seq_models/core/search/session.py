@@ -1,0 +1,397 @@
+"""A call of `generate` on a framework that compiles: checked, put into buckets, run, and given back as it was asked for.
+
+Letters in shapes: B inputs, L width of the sequences, S source, D model.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any, Protocol
+
+from ...errors import GenerationError, InputError
+from ..decoding import CAUSAL_INPUTS, ENCODER_DECODER_INPUTS, Plan, plan, resolve
+from ..generation_config import GenerationConfig
+from ..generation_rules import tokens_of
+from ..outputs import (
+    GenerateBeamDecoderOnlyOutput,
+    GenerateBeamEncoderDecoderOutput,
+    GenerateDecoderOnlyOutput,
+    GenerateEncoderDecoderOutput,
+    ModelOutput,
+)
+from ..settings.generation_options import GenerationMode
+from ..stop_strings import StopStrings
+from ..strategies import strategy
+from .arrays import Array, Arrays
+from .decoder import Steps
+from .host import Criterion, HostLoop
+from .preparation import bucket, prepare, source_of, typed
+from .run import Inputs, run
+from .task import Found, Numbers, Processor, Settings
+
+if TYPE_CHECKING:
+    from ..streamers import BaseStreamer
+
+VECTORS = ("inputs_embeds", "encoder_outputs", "encoder_hidden_states")
+HEAD_MASKS = ("head_mask", "decoder_head_mask", "cross_attn_head_mask")
+
+
+class Wing(Protocol):
+    """What a framework offers."""
+
+    xp: Arrays
+    host_xp: Arrays
+
+    keeps_width: bool
+    """Whether sequences always come back with `max_length` columns, as they do inside compiled code."""
+
+    def is_symbolic(self, x: Any) -> bool:
+        """Whether the values of an array are not known yet, because the caller's own code is being compiled."""
+
+    def concrete(self, x: Any) -> Any:
+        """An array of ids or of a mask as a NumPy array, or as it is where it is symbolic."""
+
+    def compiled(self, settings: Settings) -> Callable[[Inputs, Numbers], Found]:
+        """`run` for these settings, compiled; the same function for equal settings."""
+
+    def traced(self, settings: Settings) -> Callable[[Inputs, Numbers], Found]:
+        """`run` for these settings as part of what is being compiled."""
+
+    def steps(self, details: tuple[bool, bool]) -> Steps:
+        """The model for a loop on the host, its steps compiled; details: whether attentions and hidden states come."""
+
+    def encoded(self, given: dict[str, Any], details: tuple[bool, bool]) -> Any:
+        """The encoder's output object for the inputs of a call."""
+
+    def seed(self) -> Any:
+        """int32 [2], for the draws of this call."""
+
+
+@dataclass
+class Request:
+    """The arguments of `generate`, as its caller gave them."""
+
+    inputs: Any
+    generation_config: GenerationConfig | None
+    options: dict[str, Any]
+    processors: Iterable[Processor] | None = None
+    criteria: Iterable[Criterion] | None = None
+    prefix_allowed_tokens_fn: Callable[[int, Any], Sequence[int]] | None = None
+    streamer: BaseStreamer | None = None
+    tokenizer: Any = None
+    on_host: bool = False
+
+
+class Session:
+    """One call of `generate`.
+
+    Args:
+        wing: the framework's side.
+        model_config: of the model.
+        own: the model's generation configuration.
+        request: the caller's arguments.
+
+    Raises:
+        GenerationError: for an option that is unknown, out of range, contradictory or not supported.
+        InputError: for a missing or unusable input.
+    """
+
+    def __init__(self, wing: Wing, model_config: Any, own: GenerationConfig, request: Request) -> None:
+        self.wing, self.model_config, self.request = wing, model_config, request
+        self.is_seq2seq = bool(model_config.is_encoder_decoder)
+        names = ENCODER_DECODER_INPUTS if self.is_seq2seq else CAUSAL_INPUTS
+        config, given = resolve(own, request.generation_config, request.options, names)
+        self.mode = strategy(config, request.options, streamer=request.streamer)
+        self.config, self.given = config, {name: self._concrete(name, value) for name, value in given.items()}
+        self._check_inputs()
+        prompt, prompt_mask = self._decoder_prompt() if self.is_seq2seq else self._prompt()
+        source = self.given.get("input_ids") if self.is_seq2seq else None
+        self.plan = plan(
+            config,
+            model_config,
+            prompt.shape[1],
+            max_length_given=request.options.get("max_length") is not None,
+            prefix_allowed_tokens_fn=request.prefix_allowed_tokens_fn,
+            source=source,
+        )
+        self.details = (
+            bool(config.return_dict_in_generate and config.output_attentions),
+            bool(config.return_dict_in_generate and config.output_hidden_states),
+        )
+        if any(self.details) and self.mode is GenerationMode.CONTRASTIVE_SEARCH:
+            raise GenerationError(
+                "`output_attentions` and `output_hidden_states` must be unset with `penalty_alpha`, got True: compiled "
+                "contrastive search does not collect them. Leave them out, or use the PyTorch model."
+            )
+        self.needs_host = bool(self._host_options())
+        self.is_traced = any(map(self._is_symbolic, (prompt, *self.given.values())))
+        if self.is_traced and self.needs_host:
+            raise GenerationError(
+                f"{', '.join(self._host_options())} must be unset inside compiled code, which the host cannot look "
+                "into. Leave them out, or call `generate` outside of it."
+            )
+        self.prompt, self.prompt_mask = prompt, prompt_mask
+
+    # ---- running
+
+    def run(self) -> Array | ModelOutput:
+        """The output object."""
+        if self.needs_host or self.request.on_host:
+            return self._run_on_host()
+        settings, numbers, inputs = self._prepared(is_bucketed=True)
+        call = self.wing.traced(settings) if self.is_traced else self.wing.compiled(settings)
+        return self._output(call(inputs, numbers), None, self.given.get("encoder_outputs"))
+
+    def _run_on_host(self) -> Array | ModelOutput:
+        config, request = self.config, self.request
+        wants_details = any(self.details)
+        encoder_outputs = self.given.get("encoder_outputs")
+        if self.is_seq2seq and wants_details and encoder_outputs is None:
+            encoder_outputs = self.given["encoder_outputs"] = self.wing.encoded(self.given, self.details)
+        settings, numbers, inputs = self._prepared(is_bucketed=not wants_details)
+        records = bool(config.return_dict_in_generate)
+        host = HostLoop(
+            self.wing.host_xp,
+            self.plan.prompt_length,
+            criteria=tuple(request.criteria or ()),
+            stop_strings=None if config.stop_strings is None else StopStrings(config.stop_strings, request.tokenizer),
+            max_time=config.max_time,
+            streamer=request.streamer,
+            keeps_scores=records and bool(config.output_scores),
+            keeps_logits=records and bool(config.output_logits),
+            wants_details=wants_details,
+            is_beams=config.num_beams > 1,
+        )
+        host.begin(self.prompt, config.num_beams)
+        found = run(self.wing.host_xp, self.wing.steps(self.details), settings, numbers, inputs, host)
+        output = self._output(found, host, encoder_outputs)
+        host.end(output.sequences)
+        return output
+
+    def _host_options(self) -> list[str]:
+        """What this call asks for that compiled code cannot do."""
+        config, request = self.config, self.request
+        asked = {
+            "`stopping_criteria`": request.criteria,
+            "`prefix_allowed_tokens_fn`": request.prefix_allowed_tokens_fn,
+            "`streamer`": request.streamer,
+            "`max_time`": config.max_time,
+            "`stop_strings`": config.stop_strings,
+        }
+        if config.return_dict_in_generate:
+            names = ("output_scores", "output_logits", "output_attentions", "output_hidden_states")
+            asked |= {f"`{name}`": getattr(config, name) for name in names}
+        return [name for name, value in asked.items() if value]
+
+    def _prepared(self, is_bucketed: bool) -> tuple[Settings, Numbers, Inputs]:
+        """Settings, numbers and arrays of the loop."""
+        wing, given = self.wing, self.given
+        positions = self.model_config.max_position_embeddings
+        ids, embeds, states, mask = self._memory()
+        lengths = [x.shape[1] for x in (ids, embeds, states) if x is not None]
+        length = lengths[0] if lengths else 0
+        settings, numbers = prepare(self.plan, self.mode, positions, tuple(self.request.processors or ()), length)
+        numbers = typed(numbers)
+        room = bucket(length, positions) if is_bucketed and lengths else length
+        rules_source = source_of(self.plan)
+        if rules_source is not None:
+            numbers = replace(numbers, source=_wide(wing.xp, self._int32(rules_source), bucket(length, positions), 0))
+        if settings.do_sample:
+            numbers = replace(numbers, seed=wing.seed())
+        prompt_mask = self.prompt_mask
+        inputs = Inputs(
+            ids=None if ids is None or states is not None else _wide(wing.xp, self._int32(ids), room, 0),
+            embeds=None if embeds is None or states is not None else _wide(wing.xp, embeds, room, 0.0),
+            states=None if states is None else _wide(wing.xp, states, room, 0.0),
+            mask=None if mask is None else _wide(wing.xp, self._int32(mask), room, 0),
+            prompt=_wide(wing.xp, self.prompt, settings.width, self.plan.pad),
+            prompt_mask=None if prompt_mask is None else _wide(wing.xp, self._int32(prompt_mask), settings.width, 1),
+        )
+        return settings, numbers, inputs
+
+    # ---- inputs
+
+    def _concrete(self, name: str, value: Any) -> Any:
+        """Ids and masks as NumPy arrays where they can be; vectors as they are."""
+        return value if name in VECTORS else self.wing.concrete(value)
+
+    def _is_symbolic(self, x: Any) -> bool:
+        if isinstance(x, tuple | list):
+            return any(map(self._is_symbolic, x))
+        if isinstance(x, dict):
+            return any(map(self._is_symbolic, x.values()))
+        return x is not None and self.wing.is_symbolic(x)
+
+    def _check_inputs(self) -> None:
+        config, given, request = self.config, self.given, self.request
+        if config.stop_strings is not None and request.tokenizer is None:
+            raise GenerationError(
+                "`stop_strings` needs `tokenizer`, got none. Pass the model's tokenizer to `generate`."
+            )
+        if request.inputs is not None:
+            if given.get("input_ids") is not None:
+                raise InputError("`inputs` and `input_ids` are the same thing, got both. Pass one of them.")
+            given["input_ids"] = self.wing.concrete(request.inputs)
+        masks = [name for name in HEAD_MASKS if given.get(name) is not None]
+        if masks:
+            raise InputError(
+                f"{', '.join(f'`{name}`' for name in masks)} must be None in `generate` on this framework, got an "
+                "array. Use the PyTorch model to generate with heads masked."
+            )
+        ids = given.get("input_ids")
+        if ids is None:
+            return
+        if len(ids.shape) != 2 or not _is_whole(ids):
+            raise InputError(f"`input_ids` must be integers [B, S], got {_name(ids.dtype)} {list(ids.shape)}.")
+        size = self.model_config.vocab_size
+        if not self._is_symbolic(ids) and ids.size and (ids.min() < 0 or ids.max() >= size):
+            raise InputError(
+                f"token ids must be between 0 and {size - 1}, got ids from {ids.min()} to {ids.max()}. "
+                "Use the tokenizer of this checkpoint, or resize_token_embeddings."
+            )
+        most = self.model_config.max_position_embeddings
+        if self.is_seq2seq and ids.shape[1] > most:
+            raise InputError(
+                f"the sequence must have at most {most} positions (max_position_embeddings), got {ids.shape[1]}. "
+                "Truncate the input, or call resize_position_embeddings."
+            )
+
+    def _memory(self) -> tuple[Any, Any, Any, Any]:
+        """The source's ids, vectors, states and 1/0 mask, each None where there is none."""
+        given = self.given
+        if not self.is_seq2seq:
+            states = given.get("encoder_hidden_states")
+            mask = given.get("encoder_attention_mask")
+            return None, None, states, _ones(mask, states)
+        outputs = given.get("encoder_outputs")
+        ids, embeds, mask = given.get("input_ids"), given.get("inputs_embeds"), given.get("attention_mask")
+        states = None if outputs is None else _states(outputs)
+        if mask is None and ids is not None and (outputs is None or any(self.details)):
+            mask = self._mask_of_padding(ids)
+        source = states if states is not None else ids if ids is not None else embeds
+        return ids, embeds, states, _ones(mask, source)
+
+    def _mask_of_padding(self, ids: Any) -> Any:
+        """The mask that the padding in ids implies; None where padding also is an end token or is absent."""
+        pad = self.config.pad_token_id
+        if pad is None or pad in tokens_of(self.config.eos_token_id):
+            return None
+        return self._int32(ids != pad)
+
+    def _int32(self, x: Any) -> Any:
+        return self.wing.xp.cast(x, "int32") if self._is_symbolic(x) else x.astype("int32")
+
+    def _prompt(self) -> tuple[Any, Any]:
+        """The prompt of a causal model [B, length] and its mask."""
+        import numpy as np
+
+        ids, config = self.given.get("input_ids"), self.config
+        if ids is None:
+            start = config.bos_token_id if config.bos_token_id is not None else config.decoder_start_token_id
+            if start is None:
+                raise InputError("`generate` needs `input_ids`, or a `bos_token_id` to begin with, got neither.")
+            ids = np.full((1, 1), tokens_of(start)[0], np.int32)
+        mask = self.given.get("attention_mask")
+        if mask is None:
+            mask = self._mask_of_padding(ids)
+        if mask is not None and not self._is_symbolic(mask) and (np.asarray(mask) != 0).all():
+            mask = None
+        return self._int32(ids), mask
+
+    def _decoder_prompt(self) -> tuple[Any, Any]:
+        """The decoder's first tokens [B, length], beginning with the start token, and their mask."""
+        import numpy as np
+
+        given, config = self.given, self.config
+        ids, embeds, outputs = given.get("input_ids"), given.get("inputs_embeds"), given.get("encoder_outputs")
+        if ids is not None and embeds is not None:
+            raise InputError("`input_ids` and `inputs_embeds` are the same input, got both. Pass one of them.")
+        if ids is None and embeds is None and outputs is None:
+            raise InputError("`generate` needs `input_ids`, `inputs_embeds` or `encoder_outputs`, got none of them.")
+        start = config.decoder_start_token_id if config.decoder_start_token_id is not None else config.bos_token_id
+        if start is None:
+            raise GenerationError("`decoder_start_token_id` (or `bos_token_id`) must be set to begin with, got neither.")
+        rows = (_states(outputs) if outputs is not None else ids if ids is not None else embeds).shape[0]
+        starts = np.asarray(tokens_of(start), np.int32)
+        if len(starts) not in (1, rows):
+            raise GenerationError(
+                f"`decoder_start_token_id` must be one id or {rows}, one per input, got {len(starts)}."
+            )
+        first = np.broadcast_to(starts[:, None], (rows, 1)).copy()
+        prompt, mask = given.get("decoder_input_ids"), given.get("decoder_attention_mask")
+        if prompt is None:
+            return first, mask
+        if prompt.shape[0] != rows:
+            raise InputError(f"`decoder_input_ids` must have one row for each of {rows} inputs, got {prompt.shape[0]}.")
+        # Inside compiled code nobody can look whether the start token is there: it must be.
+        if not self._is_symbolic(prompt) and bool((prompt[:, :1] != first).any()):
+            prompt = np.concatenate([first, prompt], 1)
+            mask = None if mask is None else np.pad(mask, ((0, 0), (1, 0)), constant_values=1)
+        return self._int32(prompt), mask
+
+    # ---- what comes back
+
+    def _output(self, found: Found, host: HostLoop | None, encoder_outputs: Any) -> ModelOutput:
+        is_beam = found.scores is not None
+        # Its length is known where the values are; inside compiled code every sequence has the full width.
+        length = self.plan.max_length if self.is_traced or self.wing.keeps_width else int(found.length)
+        values: dict[str, Any] = {"sequences": found.sequences[:, :length]}
+        if host is not None:
+            values["scores"] = tuple(host.scores) if host.keeps_scores else None
+            values["logits"] = tuple(host.logits) if host.keeps_logits else None
+            values |= self._recorded(host, encoder_outputs)
+        if is_beam:
+            assert found.rows is not None
+            values["sequences_scores"] = found.scores
+            values["beam_indices"] = found.rows[:, : length - self.plan.prompt_length]
+        if self.is_seq2seq:
+            return (GenerateBeamEncoderDecoderOutput if is_beam else GenerateEncoderDecoderOutput)(**values)
+        return (GenerateBeamDecoderOnlyOutput if is_beam else GenerateDecoderOnlyOutput)(**values)
+
+    def _recorded(self, host: HostLoop, encoder_outputs: Any) -> dict[str, Any]:
+        """Attentions and hidden states of every step, and the encoder's."""
+        with_attentions, with_hidden = self.details
+        prefix = "decoder_" if self.is_seq2seq else ""
+        values: dict[str, Any] = {}
+        if with_attentions:
+            values[prefix + "attentions"] = tuple(step[0] for step in host.details)
+        if with_hidden:
+            values[prefix + "hidden_states"] = tuple(step[2] for step in host.details)
+        if self.is_seq2seq and encoder_outputs is not None:
+            if with_attentions:
+                values["cross_attentions"] = tuple(step[1] for step in host.details)
+            values["encoder_attentions"] = getattr(encoder_outputs, "attentions", None)
+            values["encoder_hidden_states"] = getattr(encoder_outputs, "hidden_states", None)
+        return values
+
+
+def _is_whole(x: Any) -> bool:
+    return "int" in _name(x.dtype)
+
+
+def _name(dtype: Any) -> str:
+    return str(getattr(dtype, "name", dtype))
+
+
+def _states(outputs: Any) -> Any:
+    return outputs[0]
+
+
+def _ones(mask: Any, source: Any) -> Any:
+    """The mask, or one that hides nothing [B, S]."""
+    import numpy as np
+
+    return np.ones(source.shape[:2], np.int32) if mask is None and source is not None else mask
+
+
+def _wide(xp: Arrays, x: Any, length: int, value: float) -> Any:
+    """x [B, S, …] filled up to a length."""
+    import numpy as np
+
+    more = length - x.shape[1]
+    if more <= 0:
+        return x
+    if isinstance(x, np.ndarray):
+        return np.pad(x, [(0, 0), (0, more)] + [(0, 0)] * (x.ndim - 2), constant_values=value)
+    return xp.concat([x, xp.full((x.shape[0], more, *x.shape[2:]), value, _name(x.dtype))], 1)

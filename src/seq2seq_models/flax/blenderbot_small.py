@@ -1,0 +1,38 @@
+"""BlenderbotSmall in Flax: the shared models with this family's config."""
+
+from ..core.config import BlenderbotSmallConfig
+from .heads import CausalModel, ConditionalGenerationModel, Seq2SeqModel
+from .model import PreTrainedModel
+
+
+class FlaxBlenderbotSmallPreTrainedModel(PreTrainedModel):
+    """Base of the BlenderbotSmall models."""
+
+    config_class = BlenderbotSmallConfig
+
+
+class FlaxBlenderbotSmallModel(Seq2SeqModel, FlaxBlenderbotSmallPreTrainedModel):
+    """The BlenderbotSmall encoder and decoder, returning states; no head.
+
+    Args:
+        config: a `BlenderbotSmallConfig`. Weights are drawn at random; load trained ones with `from_pretrained`.
+        input_shape, seed, dtype, _do_init, **kwargs: as for `PreTrainedModel`.
+    """
+
+
+class FlaxBlenderbotSmallForConditionalGeneration(ConditionalGenerationModel, FlaxBlenderbotSmallPreTrainedModel):
+    """BlenderbotSmall with its language-modelling head, for `generate` and fine-tuning.
+
+    Args:
+        config: a `BlenderbotSmallConfig`. Weights are drawn at random; load trained ones with `from_pretrained`.
+        input_shape, seed, dtype, _do_init, **kwargs: as for `PreTrainedModel`.
+    """
+
+
+class FlaxBlenderbotSmallForCausalLM(CausalModel, FlaxBlenderbotSmallPreTrainedModel):
+    """The BlenderbotSmall decoder alone with a language-modelling head.
+
+    Args:
+        config: a `BlenderbotSmallConfig`; the model keeps a copy marked as a decoder.
+        input_shape, seed, dtype, _do_init, **kwargs: as for `PreTrainedModel`.
+    """

@@ -1,0 +1,244 @@
+"""Generation in JAX: the loops of core/search under one jitted function per shape, with the parameters as arguments."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+
+from ..core.generation_config import GenerationConfig
+from ..core.outputs import BaseModelOutput, ModelOutput
+from ..core.search.decoder import Entries
+from ..core.search.preparation import facts
+from ..core.search.run import Inputs, run
+from ..core.search.session import Request, Session
+from ..core.search.task import Found, Numbers, Processor, Settings
+from ..errors import InputError
+from .arrays import HostArrays, JaxArrays
+from .cache import entries
+
+for _record in (Inputs, Numbers, Found):
+    jax.tree_util.register_dataclass(_record)
+
+ARRAYS = JaxArrays()
+ON_HOST = HostArrays()
+
+
+@dataclass(frozen=True)
+class Program:
+    """What a compiled function is specialised on: two models of the same shape share it.
+
+    Attributes:
+        facts: everything about the module that its computation depends on.
+        details: whether attentions and hidden states come along.
+        settings: of the loop; None for a single step.
+        module: a linen module of these facts.
+    """
+
+    facts: tuple[Any, ...]
+    details: tuple[bool, bool]
+    settings: Settings | None = None
+    module: Any = field(default=None, compare=False)
+
+
+class ModuleSteps:
+    """A linen module and its parameters as the loops want them."""
+
+    def __init__(self, program: Program, params: Any) -> None:
+        self.program, self.params = program, params
+        self.dtype = jnp.dtype(program.module.dtype).name
+
+    def encode(self, ids: Array | None, embeds: Array | None, mask: Array | None) -> Array:
+        states: Array = self._apply(ids, mask, method="encode").last_hidden_state
+        return states
+
+    def cross_entries(self, memory: Array) -> Entries:
+        cross: Entries = self._apply(memory, method="cross_entries")
+        return cross
+
+    def entries(self, rows: int, length: int) -> Entries:
+        module = self.program.module
+        return entries(module.config, rows, length, module.dtype)
+
+    def step(
+        self,
+        tokens: Array,
+        start: Array,
+        cache: Entries,
+        cross: Entries | None,
+        self_mask: Array,
+        memory_mask: Array | None,
+        positions: Array | None,
+    ) -> tuple[Array, Entries, Any]:
+        weights, hidden = self.program.details
+        options = {"positions": positions, "need_weights": weights, "need_hidden": hidden}
+        found: tuple[Array, Entries, Any] = self._apply(
+            tokens, start, cache, cross, self_mask, memory_mask, **options, method="step"
+        )
+        return found
+
+    def head(self, hidden: Array) -> Array:
+        logits: Array = self._apply(hidden, method="head")
+        return logits
+
+    def _apply(self, *args: Any, **kwargs: Any) -> Any:
+        return self.program.module.apply({"params": self.params}, *args, **kwargs)
+
+
+class CompiledSteps(ModuleSteps):
+    """The same with every piece compiled by itself, for loops on the host."""
+
+    def encode(self, ids: Array | None, embeds: Array | None, mask: Array | None) -> Array:
+        return _encode(self.program, self.params, ids, mask)
+
+    def cross_entries(self, memory: Array) -> Entries:
+        return _cross_entries(self.program, self.params, memory)
+
+    def step(self, *args: Any) -> tuple[Array, Entries, Any]:
+        return _step(self.program, self.params, *args)
+
+    def head(self, hidden: Array) -> Array:
+        return _head(self.program, self.params, hidden)
+
+
+@partial(jax.jit, static_argnums=0)
+def _decode(program: Program, params: Any, inputs: Inputs, numbers: Numbers) -> Found:
+    assert program.settings is not None
+    return run(ARRAYS, ModuleSteps(program, params), program.settings, numbers, inputs)
+
+
+@partial(jax.jit, static_argnums=0)
+def _encode(program: Program, params: Any, ids: Array, mask: Array | None) -> Array:
+    return ModuleSteps(program, params).encode(ids, None, mask)
+
+
+@partial(jax.jit, static_argnums=0)
+def _cross_entries(program: Program, params: Any, memory: Array) -> Entries:
+    return ModuleSteps(program, params).cross_entries(memory)
+
+
+@partial(jax.jit, static_argnums=0)
+def _step(program: Program, params: Any, *args: Any) -> tuple[Array, Entries, Any]:
+    return ModuleSteps(program, params).step(*args)
+
+
+@partial(jax.jit, static_argnums=0)
+def _head(program: Program, params: Any, hidden: Array) -> Array:
+    return ModuleSteps(program, params).head(hidden)
+
+
+class FlaxWing:
+    """This framework's side of a call of `generate`; see core/search/session.py."""
+
+    xp = ARRAYS
+    host_xp = ON_HOST
+    keeps_width = True
+
+    def __init__(self, model: Any, params: Any, prng_key: Array | None) -> None:
+        self.model, self.params, self.prng_key = model, params, prng_key
+
+    def is_symbolic(self, x: Any) -> bool:
+        return isinstance(x, jax.core.Tracer)
+
+    def concrete(self, x: Any) -> Any:
+        return x if self.is_symbolic(x) else np.asarray(x)
+
+    def compiled(self, settings: Settings) -> Callable[[Inputs, Numbers], Found]:
+        return partial(_decode, self._program((False, False), settings), self.params)
+
+    traced = compiled
+
+    def steps(self, details: tuple[bool, bool]) -> CompiledSteps:
+        return CompiledSteps(self._program(details), self.params)
+
+    def encoded(self, given: dict[str, Any], details: tuple[bool, bool]) -> BaseModelOutput[Array]:
+        found: BaseModelOutput[Array] = self.model.encode(
+            given["input_ids"],
+            given.get("attention_mask"),
+            output_attentions=details[0],
+            output_hidden_states=details[1],
+            return_dict=True,
+            params=self.params,
+        )
+        return found
+
+    def seed(self) -> Array:
+        key = jax.random.PRNGKey(0) if self.prng_key is None else self.prng_key
+        return jax.random.key_data(key) if jnp.issubdtype(key.dtype, jax.dtypes.prng_key) else jnp.asarray(key)
+
+    def _program(self, details: tuple[bool, bool], settings: Settings | None = None) -> Program:
+        module = self.model.module
+        own = (type(module), jnp.dtype(module.dtype).name, facts(module.config))
+        return Program(own, details, settings, module)
+
+
+class GenerationMixin:
+    """`generate` for models with a language-modelling head."""
+
+    config: Any
+    generation_config: GenerationConfig
+    params: Any
+
+    def generate(
+        self,
+        input_ids: Array | None = None,
+        generation_config: GenerationConfig | None = None,
+        prng_key: Array | None = None,
+        trace: bool = True,
+        params: Mapping[str, Any] | None = None,
+        logits_processor: Any = None,
+        **kwargs: Any,
+    ) -> ModelOutput:
+        """An output object whose `sequences`, int32 [B * num_return_sequences, max_length], are padded after their end.
+
+        The whole call, encoder and loop, is one compiled function. It is compiled once for a batch size, a bucket of
+        lengths (16, 24, 32, 48, 64, …), a strategy and a set of rules, and serves every model and parameter set of the
+        same shape; the numbers in the options are arguments of it. What only the host can do (a streamer, stopping
+        criteria, `prefix_allowed_tokens_fn`, `stop_strings`, `max_time`, the outputs of every step) runs the loop from
+        Python over compiled steps.
+
+        Inside `jax.jit` of your own, `input_ids`, masks, `params` and `prng_key` may be traced; `decoder_input_ids`
+        must then begin with the start token.
+
+        Args:
+            input_ids: int32 source [B, S] (or the prompt of a causal model).
+            generation_config: settings for this call; where they are defaults, the model's own hold.
+            prng_key: decides what sampling draws; `jax.random.PRNGKey(0)` by default.
+            trace: False runs the loop from Python, operation by operation, to look into it.
+            params: the parameters; the model's own by default.
+            logits_processor: functions (sequences int32 [R, L], scores float32 [R, V], length so far) -> scores, which
+                JAX can trace; run after the built-in rules on ids and lengths and before those of sampling. Columns
+                from the length on mean nothing.
+            **kwargs: any option of `GenerationConfig` (they win over both configurations); `attention_mask` (made from
+                the padding if not given), `encoder_outputs`, `decoder_input_ids`, `decoder_attention_mask`;
+                `stopping_criteria`, `prefix_allowed_tokens_fn`, `streamer`, and `tokenizer` for `stop_strings`.
+
+        Raises:
+            GenerationError: for an option that is unknown, out of range, contradictory or not supported.
+            InputError: for a missing or unusable input.
+        """
+        chosen = self.params if params is None else params
+        if kwargs.get("inputs_embeds") is not None:
+            raise InputError("`inputs_embeds` must be None, got an array: Flax models take `input_ids` only.")
+        request = Request(
+            inputs=input_ids,
+            generation_config=generation_config,
+            processors=_processors(logits_processor),
+            criteria=kwargs.pop("stopping_criteria", None),
+            prefix_allowed_tokens_fn=kwargs.pop("prefix_allowed_tokens_fn", None),
+            streamer=kwargs.pop("streamer", None),
+            tokenizer=kwargs.pop("tokenizer", None),
+            on_host=not trace,
+            options=kwargs,
+        )
+        return Session(FlaxWing(self, chosen, prng_key), self.config, self.generation_config, request).run()
+
+
+def _processors(given: Any) -> tuple[Processor, ...]:
+    return () if given is None else tuple(given) if hasattr(given, "__iter__") else (given,)

@@ -1,0 +1,233 @@
+"""The three models over the stack, for both families: base, conditional generation, and causal."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping
+from typing import Any, ClassVar
+
+import jax.numpy as jnp
+from jax import Array, lax
+
+from ..core.config import PretrainedConfig
+from ..core.parameters import Head
+from .attention import mask_of
+from .generation import GenerationMixin
+from .layers import ids_of
+from .model import PreTrainedModel
+from .modules import CausalModule, ConditionalGenerationModule, Seq2SeqModule
+from .transformer import memory_of
+from .transformer import shift_tokens_right as shift_tokens_right
+
+
+class Seq2SeqModel(PreTrainedModel):
+    """Encoder and decoder without a head."""
+
+    head: ClassVar[Head] = "base"
+    module_class = Seq2SeqModule
+
+    def __call__(
+        self,
+        input_ids: Array,
+        attention_mask: Array | None = None,
+        decoder_input_ids: Array | None = None,
+        decoder_attention_mask: Array | None = None,
+        position_ids: Array | None = None,
+        decoder_position_ids: Array | None = None,
+        output_attentions: bool | None = None,
+        output_hidden_states: bool | None = None,
+        return_dict: bool | None = None,
+        train: bool = False,
+        params: Mapping[str, Any] | None = None,
+        dropout_rng: Array | None = None,
+    ) -> Any:
+        """States [B, T, D] of the target given the source, as `Seq2SeqModelOutput` or its tuple.
+
+        The arguments and errors are those of `PreTrainedModel.__call__`.
+        """
+        return super().__call__(
+            input_ids,
+            attention_mask,
+            decoder_input_ids,
+            decoder_attention_mask,
+            position_ids,
+            decoder_position_ids,
+            output_attentions,
+            output_hidden_states,
+            return_dict,
+            train,
+            params,
+            dropout_rng,
+        )
+
+
+class ConditionalGenerationModel(PreTrainedModel, GenerationMixin):
+    """Encoder and decoder with a language-modelling head tied to the token embedding, and a bias on its logits."""
+
+    head: ClassVar[Head] = "conditional"
+    module_class = ConditionalGenerationModule
+
+    def __call__(
+        self,
+        input_ids: Array,
+        attention_mask: Array | None = None,
+        decoder_input_ids: Array | None = None,
+        decoder_attention_mask: Array | None = None,
+        position_ids: Array | None = None,
+        decoder_position_ids: Array | None = None,
+        output_attentions: bool | None = None,
+        output_hidden_states: bool | None = None,
+        return_dict: bool | None = None,
+        train: bool = False,
+        params: Mapping[str, Any] | None = None,
+        dropout_rng: Array | None = None,
+    ) -> Any:
+        """float32 logits [B, T, V] of the target's next tokens, as `Seq2SeqLMOutput` or its tuple.
+
+        The arguments and errors are those of `PreTrainedModel.__call__`.
+        # Differs from transformers 4.57.6: logits are float32 also where the computation is in half precision.
+        """
+        return super().__call__(
+            input_ids,
+            attention_mask,
+            decoder_input_ids,
+            decoder_attention_mask,
+            position_ids,
+            decoder_position_ids,
+            output_attentions,
+            output_hidden_states,
+            return_dict,
+            train,
+            params,
+            dropout_rng,
+        )
+
+    def decode(
+        self,
+        decoder_input_ids: Array,
+        encoder_outputs: Any,
+        encoder_attention_mask: Array | None = None,
+        decoder_attention_mask: Array | None = None,
+        decoder_position_ids: Array | None = None,
+        past_key_values: Mapping[str, Any] | None = None,
+        output_attentions: bool | None = None,
+        output_hidden_states: bool | None = None,
+        return_dict: bool | None = None,
+        deterministic: bool = True,
+        params: Mapping[str, Any] | None = None,
+        dropout_rng: Array | None = None,
+    ) -> Any:
+        """float32 logits [B, T, V] of the target's next tokens, as `CausalLMOutputWithCrossAttentions` or its tuple.
+
+        The arguments and errors are those of `PreTrainedModel.decode`; `deterministic` is its `train` turned around.
+        """
+        return super().decode(
+            decoder_input_ids,
+            encoder_outputs,
+            encoder_attention_mask,
+            decoder_attention_mask,
+            decoder_position_ids,
+            past_key_values,
+            output_attentions,
+            output_hidden_states,
+            return_dict,
+            not deterministic,
+            params,
+            dropout_rng,
+        )
+
+    def prepare_inputs_for_generation(
+        self,
+        decoder_input_ids: Array,
+        max_length: int,
+        attention_mask: Array | None = None,
+        decoder_attention_mask: Array | None = None,
+        encoder_outputs: Any = None,
+        **kwargs: Any,
+    ) -> dict[str, Any]:
+        """What `decode` takes besides the tokens, for a loop of one's own: an empty cache, masks and positions."""
+        rows, length = decoder_input_ids.shape
+        mask = jnp.ones((rows, max_length), jnp.int32)
+        positions = jnp.broadcast_to(jnp.arange(length, dtype=jnp.int32)[None], (rows, length))
+        if decoder_attention_mask is not None:
+            given = jnp.asarray(decoder_attention_mask, jnp.int32)
+            positions = given.cumsum(axis=-1, dtype=jnp.int32) - 1
+            mask = lax.dynamic_update_slice(mask, given, (0, 0))
+        return {
+            "past_key_values": self.init_cache(rows, max_length, encoder_outputs),
+            "encoder_outputs": encoder_outputs,
+            "encoder_attention_mask": attention_mask,
+            "decoder_attention_mask": mask,
+            "decoder_position_ids": positions,
+        }
+
+    def update_inputs_for_generation(self, model_outputs: Any, model_kwargs: dict[str, Any]) -> dict[str, Any]:
+        """The same for the next token, after `decode` returned."""
+        model_kwargs["past_key_values"] = model_outputs.past_key_values
+        model_kwargs["decoder_position_ids"] = model_kwargs["decoder_position_ids"][:, -1:] + 1
+        return model_kwargs
+
+
+class CausalModel(PreTrainedModel, GenerationMixin):
+    """The decoder alone with a language-modelling head, tied to its token embedding.
+
+    The constructor's arguments are those of `PreTrainedModel`; the model keeps a copy of the config, marked
+    as a decoder.
+    """
+
+    head: ClassVar[Head] = "causal"
+    module_class = CausalModule
+
+    def __init__(self, config: PretrainedConfig, *args: Any, **kwargs: Any) -> None:
+        if isinstance(config, PretrainedConfig):
+            config = copy.deepcopy(config)
+            config.is_decoder = True
+            config.is_encoder_decoder = False
+        super().__init__(config, *args, **kwargs)
+
+    def __call__(  # type: ignore[override]
+        self,
+        input_ids: Array,
+        attention_mask: Array | None = None,
+        encoder_hidden_states: Array | None = None,
+        encoder_attention_mask: Array | None = None,
+        position_ids: Array | None = None,
+        output_attentions: bool | None = None,
+        output_hidden_states: bool | None = None,
+        return_dict: bool | None = None,
+        train: bool = False,
+        params: Mapping[str, Any] | None = None,
+        past_key_values: Mapping[str, Any] | None = None,
+        dropout_rng: Array | None = None,
+    ) -> Any:
+        """float32 logits [B, T, V] of each next token, as `CausalLMOutputWithCrossAttentions` or its tuple.
+
+        Args:
+            input_ids: integers [B, T]; with a cache, only the tokens that are not in it yet.
+            attention_mask: 1/0 [B, T]; with a cache, [B, at most its length], what it leaves out is seen.
+            encoder_hidden_states: [B, S, D]; cross-attention runs only if given.
+            encoder_attention_mask: 1/0 [B, S].
+            position_ids: integers [B, T]; counted on from the cache by default.
+            output_attentions, output_hidden_states, return_dict, train, params, dropout_rng: as for
+                `PreTrainedModel.__call__`.
+            past_key_values: the dict of `init_cache`, or the one an earlier call returned. Without it none is returned.
+
+        Raises:
+            InputError: as for `PreTrainedModel.__call__`, or if the cache has no room for the new tokens.
+        """
+        memory = None if encoder_hidden_states is None else memory_of((encoder_hidden_states,), self.config)
+        memory_mask = None
+        if memory is not None:
+            memory_mask = mask_of("encoder_attention_mask", encoder_attention_mask, memory.shape[:2])
+        return self._decode(
+            ids_of("input_ids", input_ids, self.config),
+            memory,
+            memory_mask,
+            attention_mask,
+            position_ids,
+            past_key_values,
+            (output_attentions, output_hidden_states, return_dict),
+            train,
+            params,
+            dropout_rng,
+        )

@@ -1,0 +1,142 @@
+"""The array operations of the decoding loops in TensorFlow. See core/search/arrays.py for what each of them means."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import tensorflow as tf
+
+Tensor = Any
+State = dict[str, Any]
+
+
+class TensorFlowArrays:
+    """The namespace for compiled loops; nothing in it looks at a value."""
+
+    reshape = staticmethod(tf.reshape)
+    transpose = staticmethod(tf.transpose)
+    maximum = staticmethod(tf.maximum)
+    minimum = staticmethod(tf.minimum)
+    abs = staticmethod(tf.abs)
+    exp = staticmethod(tf.exp)
+    log = staticmethod(tf.math.log)
+    sqrt = staticmethod(tf.sqrt)
+    isinf = staticmethod(tf.math.is_inf)
+    isnan = staticmethod(tf.math.is_nan)
+    softmax = staticmethod(tf.nn.softmax)
+    log_softmax = staticmethod(tf.nn.log_softmax)
+    matmul = staticmethod(tf.matmul)
+    where = staticmethod(tf.where)
+
+    def asarray(self, value: Any, dtype: str) -> Tensor:
+        return tf.cast(value, dtype)
+
+    def cast(self, x: Tensor, dtype: str) -> Tensor:
+        return tf.cast(x, dtype)
+
+    def arange(self, stop: int) -> Tensor:
+        return tf.range(stop, dtype=tf.int32)
+
+    def full(self, shape: Sequence[int], value: Any, dtype: str) -> Tensor:
+        return tf.fill(tuple(shape), tf.cast(value, dtype))
+
+    def concat(self, parts: Sequence[Tensor], axis: int) -> Tensor:
+        return tf.concat(parts, axis)
+
+    def stack(self, parts: Sequence[Tensor], axis: int) -> Tensor:
+        return tf.stack(parts, axis)
+
+    def repeat(self, x: Tensor, times: int) -> Tensor:
+        return x if times == 1 else tf.repeat(x, times, axis=0)
+
+    def sum(self, x: Tensor, axis: int, keepdims: bool = False) -> Tensor:
+        return tf.reduce_sum(x, axis, keepdims)
+
+    def max(self, x: Tensor, axis: int, keepdims: bool = False) -> Tensor:
+        return tf.reduce_max(x, axis, keepdims)
+
+    def min(self, x: Tensor, axis: int, keepdims: bool = False) -> Tensor:
+        return tf.reduce_min(x, axis, keepdims)
+
+    def any(self, x: Tensor, axis: int | None = None, keepdims: bool = False) -> Tensor:
+        return tf.reduce_any(x, axis, keepdims)
+
+    def all(self, x: Tensor, axis: int | None = None, keepdims: bool = False) -> Tensor:
+        return tf.reduce_all(x, axis, keepdims)
+
+    def argmax(self, x: Tensor) -> Tensor:
+        return tf.argmax(x, -1, tf.int32)
+
+    def argmin(self, x: Tensor) -> Tensor:
+        return tf.argmin(x, -1, tf.int32)
+
+    def argsort(self, x: Tensor) -> Tensor:
+        return tf.argsort(x, stable=True)
+
+    def sort(self, x: Tensor) -> Tensor:
+        return tf.sort(x)
+
+    def cumsum(self, x: Tensor) -> Tensor:
+        return tf.cumsum(x, -1)
+
+    def top_k(self, x: Tensor, count: int) -> tuple[Tensor, Tensor]:
+        values, places = tf.math.top_k(x, count)
+        return values, places
+
+    def take(self, x: Tensor, places: Tensor, axis: int) -> Tensor:
+        return tf.gather(x, places, axis=axis)
+
+    def take_along(self, x: Tensor, places: Tensor) -> Tensor:
+        return tf.gather(x, places, batch_dims=1)
+
+    def pick(self, x: Tensor, places: Tensor) -> Tensor:
+        return tf.gather(x, places, batch_dims=1)
+
+    def put(self, x: Tensor, start: Tensor, new: Tensor, axis: int) -> Tensor:
+        return put(x, start, new, axis)
+
+    def put_at(self, x: Tensor, places: Tensor, new: Tensor) -> Tensor:
+        return tf.tensor_scatter_nd_update(x, self._indices(places), new)
+
+    def add_at(self, x: Tensor, places: Tensor, new: Tensor) -> Tensor:
+        return tf.tensor_scatter_nd_add(x, self._indices(places), new)
+
+    def min_at(self, x: Tensor, places: Tensor, new: Tensor) -> Tensor:
+        return tf.tensor_scatter_nd_min(x, self._indices(places), new)
+
+    def _indices(self, places: Tensor) -> Tensor:
+        rows = tf.broadcast_to(tf.range(places.shape[0])[:, None], places.shape)
+        return tf.stack([rows, places], -1)
+
+    def noise(self, seed: Tensor, step: Tensor, rows: int, width: int) -> Tensor:
+        def one(row: int) -> Tensor:
+            own = tf.random.fold_in(tf.random.fold_in(seed, row), step)
+            return tf.random.stateless_uniform((width,), own)
+
+        return tf.stack([one(row) for row in range(rows)])
+
+    def while_loop(self, go_on: Callable[[State], Tensor], body: Callable[[State], State], state: State) -> State:
+        (last,) = tf.while_loop(go_on, lambda held: (body(held),), (state,), parallel_iterations=1)
+        return last
+
+
+class HostArrays(TensorFlowArrays):
+    """The same for loops that run step by step, so that the host sees every one of them."""
+
+    def while_loop(self, go_on: Callable[[State], Tensor], body: Callable[[State], State], state: State) -> State:
+        while bool(go_on(state)):
+            state = body(state)
+        return state
+
+
+def put(x: Tensor, start: Tensor, new: Tensor, axis: int) -> Tensor:
+    """x with `new` written from `start` on along an axis; in place where XLA compiles it."""
+    length, axis_count = new.shape[axis], len(x.shape)
+    shape = [1] * axis_count
+    shape[axis] = x.shape[axis]
+    places = tf.reshape(tf.range(x.shape[axis]), shape)
+    if length == 1:
+        return tf.where(places == start, new, x)
+    before = tf.gather(new, tf.clip_by_value(tf.range(x.shape[axis]) - start, 0, length - 1), axis=axis)
+    return tf.where((places >= start) & (places < start + length), before, x)

@@ -1,0 +1,153 @@
+"""Masks and multi-head attention. Letters in shapes: B batch, S source, T target, D model, H heads, K per head."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import keras
+from keras import ops
+
+from ..errors import InputError
+from .cache import LayerCache
+from .linear import Linear, Part, dropout
+
+
+def lowest(dtype: Any) -> float:
+    """The lowest finite number of a dtype, which stands for "not seen" in a mask."""
+    # bfloat16 has float32's range, but rounding float32's lowest to it would give minus infinity.
+    return {"float16": -65504.0, "bfloat16": -3.3895313892515355e38}.get(
+        keras.backend.standardize_dtype(dtype), -3.4028234663852886e38
+    )
+
+
+def padding_mask(mask: Any, dtype: Any) -> Any:
+    """Additive mask [B, 1, 1, S] for a 1/0 mask [B, S], or None for None.
+
+    Masked places hold the dtype's lowest finite number, not minus infinity: a row that is masked throughout then
+    averages over all places and stays finite. A mask of four dimensions is taken as additive already.
+    """
+    if mask is None or len(mask.shape) == 4:
+        return mask
+    if len(mask.shape) != 2:
+        raise InputError(
+            f"`attention_mask` must have 2 or 4 dimensions, got {len(mask.shape)}. Pass one 1/0 row per input."
+        )
+    return _additive(ops.equal(mask, 0), dtype)[:, None, None, :]
+
+
+def causal_mask(mask: Any, positions: Any, length: Any, dtype: Any) -> Any:
+    """Additive mask [B or 1, 1, T, length]: each query sees the keys up to its own position that `mask` keeps.
+
+    Args:
+        mask: 1/0 [B, at most length] over past and present keys, or an additive mask of four dimensions, or None.
+        positions: int32 [T], the queries' positions among the keys.
+        length: number of keys, past and present.
+        dtype: of the attention scores.
+    """
+    if mask is not None and len(mask.shape) == 4:
+        return mask
+    hidden = (ops.arange(length, dtype="int32")[None, :] > positions[:, None])[None, None]
+    if mask is not None:
+        padded = ops.pad(ops.equal(mask, 0), ((0, 0), (0, length - ops.shape(mask)[1])))
+        hidden = ops.logical_or(hidden, padded[:, None, None, :])
+    return _additive(hidden, dtype)
+
+
+def _additive(hidden: Any, dtype: Any) -> Any:
+    return ops.where(hidden, ops.cast(lowest(dtype), dtype), ops.cast(0.0, dtype))
+
+
+class Attention(Part):
+    """Multi-head attention over the layer's own input, or over an encoder's output (`memory`).
+
+    Source: Vaswani et al. 2017, section 3.2.
+    """
+
+    def __init__(self, dim: int, num_heads: int, dropout: float, seeds: Any, std: float, **options: Any) -> None:
+        super().__init__(**options)
+        self.num_heads = num_heads
+        self.head_dim = dim // num_heads
+        self.dropout = dropout
+        self.seeds = seeds
+        with keras.name_scope(self.name):
+            self.k_proj = Linear(dim, dim, std, name="k_proj", **self.inner)
+            self.v_proj = Linear(dim, dim, std, name="v_proj", **self.inner)
+            self.q_proj = Linear(dim, dim, std, name="q_proj", **self.inner)
+            self.out_proj = Linear(dim, dim, std, name="out_proj", **self.inner)
+
+    def call(
+        self,
+        hidden: Any,
+        memory: Any = None,
+        mask: Any = None,
+        cache: LayerCache | None = None,
+        head_mask: Any = None,
+        need_weights: bool = False,
+        is_cross: bool = False,
+        training: bool = False,
+    ) -> tuple[Any, Any]:
+        """Attended values [B, T, D] and, if `need_weights`, the weights after the softmax [B, H, T, keys].
+
+        Args:
+            hidden: the queries' states [B, T, D].
+            memory: the encoder's output [B, S, D]; may be None when the cache already holds its keys and values.
+            mask: additive [B or 1, 1, T or 1, keys].
+            cache: where keys and values are kept; those of this layer are read and written.
+            head_mask: [H], multiplied onto the weights.
+            is_cross: attend to the encoder. Its keys may have fewer rows than `hidden`: B rows of beams share them.
+            training: whether attention dropout is on.
+        """
+        rows, length, dim = ops.shape(hidden)
+        key, value = self._keys_and_values(hidden, memory, cache, is_cross)
+        inputs = ops.shape(key)[0]
+        # The beams of one input read its keys once: [B * beams, T, ..] is [B, beams * T, ..] in the same order.
+        is_folded = is_cross and cache is not None and cache.is_static and not _is_same(inputs, rows)
+        query = self.q_proj.call(hidden) * ops.cast(self.head_dim**-0.5, hidden.dtype)
+        query = ops.reshape(query, (inputs if is_folded else rows, -1, self.num_heads, self.head_dim))
+        weights = self._weights(query, key, mask)
+        if head_mask is not None:
+            weights = weights * ops.reshape(ops.cast(head_mask, weights.dtype), (1, -1, 1, 1))
+        weights = dropout(weights, self.dropout, self.seeds, training)
+        attended = ops.reshape(ops.einsum("bhtl,bhlk->bthk", weights, value), (rows, length, dim))
+        out = self.out_proj.call(attended)
+        if not need_weights:
+            return out, None
+        return out, self._per_beam(weights, rows, length) if is_folded else weights
+
+    def _weights(self, query: Any, key: Any, mask: Any) -> Any:
+        """Weights after the softmax [B, H, T, keys] for queries [B, T, H, K]; the softmax is computed in float32."""
+        scores = ops.cast(ops.einsum("bthk,bhlk->bhtl", query, key), "float32")
+        if mask is not None:
+            scores = scores + ops.cast(mask, "float32")
+        return ops.cast(ops.softmax(scores, axis=-1), query.dtype)
+
+    def _split(self, projected: Any) -> Any:
+        rows, length, _ = ops.shape(projected)
+        return ops.transpose(ops.reshape(projected, (rows, length, self.num_heads, self.head_dim)), (0, 2, 1, 3))
+
+    def _per_beam(self, folded: Any, rows: Any, length: Any) -> Any:
+        """[B, H, beams * T, S] -> [B * beams, H, T, S]."""
+        inputs, heads, _, source = ops.shape(folded)
+        split = ops.reshape(folded, (inputs, heads, -1, length, source))
+        return ops.reshape(ops.transpose(split, (0, 2, 1, 3, 4)), (rows, heads, length, source))
+
+    def entry(self, source: Any) -> tuple[Any, Any]:
+        """Keys and values [B, H, S, K] of states [B, S, D]."""
+        return self._split(self.k_proj.call(source)), self._split(self.v_proj.call(source))
+
+    def _keys_and_values(
+        self, hidden: Any, memory: Any, cache: LayerCache | None, is_cross: bool
+    ) -> tuple[Any, Any]:
+        if is_cross:
+            if cache is None:
+                return self.entry(memory)
+            if cache.cross is None:
+                cache.cross = self.entry(memory)
+            return cache.cross
+        own = self.entry(hidden)
+        return own if cache is None else cache.update(*own)
+
+
+def _is_same(one: Any, other: Any) -> bool:
+    """Whether two sizes are known to be equal."""
+    return isinstance(one, int) and isinstance(other, int) and one == other

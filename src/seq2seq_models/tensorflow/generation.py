@@ -1,0 +1,306 @@
+"""Generation in TensorFlow: the loops of core/search as one XLA program per shape, with the weights as arguments."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from ..core.generation_config import GenerationConfig
+from ..core.outputs import BaseModelOutput, ModelOutput
+from ..core.search.decoder import Entries
+from ..core.search.preparation import facts
+from ..core.search.run import Inputs, run
+from ..core.search.session import Request, Session
+from ..core.search.task import Found, Numbers, Processor, Settings
+from .arrays import HostArrays, TensorFlowArrays
+
+Tensor = Any
+ARRAYS = TensorFlowArrays()
+ON_HOST = HostArrays()
+
+
+@dataclass(frozen=True)
+class Program:
+    """What a compiled function is specialised on: two models of the same shape share it.
+
+    Attributes:
+        piece: what it computes: "decode" for the whole, or one piece of it.
+        facts: everything about the model that the computation depends on.
+        details: whether attentions and hidden states come along.
+        settings: of the loop; None for a single piece.
+    """
+
+    piece: str
+    facts: tuple[Any, ...]
+    details: tuple[bool, bool] = (False, False)
+    settings: Settings | None = None
+
+
+_PROGRAMS: dict[Program, Any] = {}
+_MODEL: ContextVar[Any] = ContextVar("model")
+"""The model whose call is being traced: programs must not hold one, or its weights would never be freed."""
+
+
+class ModelSteps:
+    """A Keras model as the loops want it."""
+
+    def __init__(self, model: Any, details: tuple[bool, bool] = (False, False)) -> None:
+        self.model, self.details = model, details
+        self.dtype: str = keras.backend.standardize_dtype(model.compute_dtype)
+
+    def encode(self, ids: Tensor, embeds: Tensor, mask: Tensor) -> Tensor:
+        return self.model.encode(ids, mask, inputs_embeds=embeds).last_hidden_state
+
+    def cross_entries(self, memory: Tensor) -> Entries:
+        found: Entries = self.model.cross_entries(tf.cast(memory, self.dtype))
+        return found
+
+    def entries(self, rows: int, length: int) -> Entries:
+        found: Entries = self.model.get_decoder().entries(rows, length)
+        return found
+
+    def step(
+        self,
+        tokens: Tensor,
+        start: Tensor,
+        cache: Entries,
+        cross: Entries | None,
+        self_mask: Tensor,
+        memory_mask: Tensor,
+        positions: Tensor,
+    ) -> tuple[Tensor, Entries, Any]:
+        found: tuple[Tensor, Entries, Any] = self.model.step(
+            tokens,
+            start,
+            cache,
+            cross,
+            self_mask,
+            memory_mask,
+            positions=positions,
+            need_weights=self.details[0],
+            need_hidden=self.details[1],
+        )
+        return found
+
+    def head(self, hidden: Tensor) -> Tensor:
+        return self.model.logits(hidden)
+
+
+class CompiledSteps(ModelSteps):
+    """The same with every piece compiled by itself, for loops on the host."""
+
+    def encode(self, ids: Tensor, embeds: Tensor, mask: Tensor) -> Tensor:
+        return self._call("encode", ids, embeds, mask)
+
+    def cross_entries(self, memory: Tensor) -> Entries:
+        found: Entries = self._call("cross_entries", memory)
+        return found
+
+    def step(self, *inputs: Any) -> tuple[Tensor, Entries, Any]:
+        found: tuple[Tensor, Entries, Any] = self._call("step", *inputs)
+        return found
+
+    def head(self, hidden: Tensor) -> Tensor:
+        return self._call("head", hidden)
+
+    def _call(self, piece: str, *inputs: Any) -> Any:
+        return _compiled(Program(piece, _facts(self.model), self.details))(self.model, *inputs)
+
+
+def _facts(model: Any) -> tuple[Any, ...]:
+    return (type(model), keras.backend.standardize_dtype(model.compute_dtype), facts(model.config))
+
+
+def _compiled(program: Program) -> Callable[..., Any]:
+    """A function of a model and a program's inputs; compiled once per program and shape of the inputs."""
+    if program not in _PROGRAMS:
+        _PROGRAMS[program] = tf.function(partial(_traced, program), jit_compile=True, autograph=False)
+    function = _PROGRAMS[program]
+
+    def call(model: Any, *inputs: Any) -> Any:
+        with _tracing(model):
+            return function([variable.value for variable in model.weights], *inputs)
+
+    return call
+
+
+@contextmanager
+def _tracing(model: Any) -> Any:
+    token = _MODEL.set(model)
+    try:
+        yield
+    finally:
+        _MODEL.reset(token)
+
+
+def _traced(program: Program, weights: Sequence[Tensor], *inputs: Any) -> Any:
+    """What a program computes, with these weights in the place of the model's."""
+    model = _MODEL.get()
+    own = list(zip(model.weights, map(tf.convert_to_tensor, weights), strict=True))
+    with keras.StatelessScope(own):
+        steps = ModelSteps(model, program.details)
+        if program.settings is None:
+            return getattr(steps, program.piece)(*inputs)
+        arrays, numbers = inputs
+        found = run(ARRAYS, steps, program.settings, Numbers(**numbers), Inputs(**arrays))
+        return vars(found)
+
+
+class TensorFlowWing:
+    """This framework's side of a call of `generate`; see core/search/session.py."""
+
+    xp = ARRAYS
+    host_xp = ON_HOST
+    keeps_width = False
+
+    def __init__(self, model: Any, seed: Any, on_host: bool) -> None:
+        self.model, self.given_seed, self.on_host = model, seed, on_host
+
+    def is_symbolic(self, x: Any) -> bool:
+        return bool(tf.is_symbolic_tensor(x))
+
+    def concrete(self, x: Any) -> Any:
+        return x if self.is_symbolic(x) else np.asarray(x)
+
+    def compiled(self, settings: Settings) -> Callable[[Inputs, Numbers], Found]:
+        function = _compiled(Program("decode", _facts(self.model), settings=settings))
+
+        def call(inputs: Inputs, numbers: Numbers) -> Found:
+            return Found(**function(self.model, _tensors(vars(inputs)), _tensors(vars(numbers))))
+
+        return call
+
+    def traced(self, settings: Settings) -> Callable[[Inputs, Numbers], Found]:
+        def call(inputs: Inputs, numbers: Numbers) -> Found:
+            arrays, values = Inputs(**_tensors(vars(inputs))), Numbers(**_tensors(vars(numbers)))
+            return run(ARRAYS, ModelSteps(self.model), settings, values, arrays)
+
+        return call
+
+    def steps(self, details: tuple[bool, bool]) -> ModelSteps:
+        return (ModelSteps if self.on_host else CompiledSteps)(self.model, details)
+
+    def encoded(self, given: dict[str, Any], details: tuple[bool, bool]) -> BaseModelOutput[Tensor]:
+        found: BaseModelOutput[Tensor] = self.model.encode(
+            given.get("input_ids"),
+            given.get("attention_mask"),
+            inputs_embeds=given.get("inputs_embeds"),
+            output_attentions=details[0],
+            output_hidden_states=details[1],
+        )
+        return found
+
+    def seed(self) -> Tensor:
+        if self.given_seed is None:
+            return tf.random.uniform((2,), maxval=2**31 - 1, dtype=tf.int32)
+        pair = self.given_seed if hasattr(self.given_seed, "__len__") else (0, self.given_seed)
+        return tf.cast(pair, tf.int32)
+
+
+def _tensors(values: dict[str, Any]) -> dict[str, Any]:
+    """The same with arrays and numbers as tensors: what a program takes without tracing anew for every value."""
+    return {name: tf.nest.map_structure(_tensor, value) for name, value in values.items()}
+
+
+def _tensor(value: Any) -> Any:
+    return tf.constant(value) if isinstance(value, np.ndarray | np.generic) else value
+
+
+class GenerationMixin:
+    """`generate` for models with a language-modelling head."""
+
+    config: Any
+    generation_config: GenerationConfig
+
+    def generate(
+        self,
+        inputs: Tensor = None,
+        generation_config: GenerationConfig | None = None,
+        logits_processor: Any = None,
+        seed: Any = None,
+        **kwargs: Any,
+    ) -> Tensor | ModelOutput:
+        """Generated token ids, int32 [B * num_return_sequences, length], padded after their end.
+
+        The whole call, encoder and loop, is one XLA program. It is compiled once for a batch size, a bucket of lengths
+        (16, 24, 32, 48, 64, …), a strategy and a set of rules, and serves every model of the same shape; the numbers in
+        the options are arguments of it. What only the host can do (a streamer, stopping criteria,
+        `prefix_allowed_tokens_fn`, `stop_strings`, `max_time`, the outputs of every step) runs the loop from Python
+        over compiled steps. Inside a `tf.function` of your own the loop becomes part of that; its sequences then have
+        `max_length` columns, and `decoder_input_ids` must begin with the start token.
+
+        Args:
+            inputs: int source [B, S] (or the prompt of a causal model); the same as `input_ids`.
+            generation_config: settings for this call; where they are defaults, the model's own hold.
+            logits_processor: functions (sequences int32 [R, L], scores float32 [R, V], length so far) -> scores, which
+                TensorFlow can trace; run after the built-in rules on ids and lengths and before those of sampling.
+                Columns from the length on mean nothing.
+            seed: two integers (or one) that decide what sampling draws; by default TensorFlow's own random numbers do,
+                which `tf.random.set_seed` repeats.
+            **kwargs: any option of `GenerationConfig` (they win over both configurations); `attention_mask` (made from
+                the padding if not given), `inputs_embeds`, `encoder_outputs`, `decoder_input_ids`,
+                `decoder_attention_mask`; `stopping_criteria`, `prefix_allowed_tokens_fn`, `streamer`, `tokenizer` for
+                `stop_strings`; `run_eagerly=True` computes operation by operation, to look into it.
+
+        Returns:
+            The ids, or with `return_dict_in_generate` one of the `Generate…Output` classes.
+
+        Raises:
+            GenerationError: for an option that is unknown, out of range, contradictory or not supported.
+            InputError: for a missing or unusable input.
+        """
+        run_eagerly = kwargs.pop("run_eagerly", None)
+        on_host = bool(getattr(self, "run_eagerly", False) if run_eagerly is None else run_eagerly)
+        request = Request(
+            inputs=inputs,
+            generation_config=generation_config,
+            processors=_processors(logits_processor),
+            criteria=kwargs.pop("stopping_criteria", None),
+            prefix_allowed_tokens_fn=kwargs.pop("prefix_allowed_tokens_fn", None),
+            streamer=kwargs.pop("streamer", None),
+            tokenizer=kwargs.pop("tokenizer", None),
+            on_host=on_host,
+            options=kwargs,
+        )
+        session = Session(TensorFlowWing(self, seed, on_host), self.config, self.generation_config, request)
+        output = session.run()
+        return output if session.config.return_dict_in_generate else output.sequences
+
+    def compute_transition_scores(
+        self,
+        sequences: Tensor,
+        scores: tuple[Tensor, ...],
+        beam_indices: Tensor = None,
+        normalize_logits: bool = False,
+    ) -> Tensor:
+        """The score of each generated token, float32 [rows of sequences, new tokens]; 0 after a beam's end.
+
+        Args:
+            sequences: int [rows, length], as `generate` returned them.
+            scores: one [R, V] per step, as returned with `output_scores`.
+            beam_indices: int [rows, new tokens] as returned for beams; which row of `scores` a token came from.
+            normalize_logits: turn scores into log-probabilities first.
+        """
+        stacked = tf.stack(scores)  # [steps, R, V]
+        if normalize_logits:
+            stacked = tf.nn.log_softmax(stacked)
+        if beam_indices is None:
+            beam_indices = tf.broadcast_to(tf.range(stacked.shape[1])[:, None], (stacked.shape[1], len(scores)))
+        steps = int(tf.reduce_max(tf.reduce_sum(tf.cast(beam_indices >= 0, tf.int32), -1)))
+        rows = tf.cast(beam_indices[:, :steps], tf.int32)
+        step = tf.broadcast_to(tf.range(steps)[None], rows.shape)
+        tokens = tf.cast(sequences[:, sequences.shape[1] - steps :], tf.int32)
+        chosen = tf.gather_nd(stacked, tf.stack([step, tf.maximum(rows, 0), tokens], -1))
+        return tf.where(rows < 0, 0.0, chosen)
+
+
+def _processors(given: Any) -> tuple[Processor, ...]:
+    return () if given is None else tuple(given) if hasattr(given, "__iter__") else (given,)

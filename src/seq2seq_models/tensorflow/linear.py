@@ -1,0 +1,138 @@
+"""What the layers are made of: parts that are complete when they are made, linear maps and layer norms.
+
+Letters in shapes: B batch, T positions, D model, F any width.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import keras
+from keras import ops
+
+from ..core.architecture import LAYER_NORM_EPSILON
+
+Draw = Callable[[tuple[int, ...], str], Any]
+"""(shape, dtype) -> first values of a variable."""
+
+
+class Initial:
+    """The first value of a variable: drawn, or from a checkpoint if `source` is set before the variable asks."""
+
+    def __init__(self, draw: Draw) -> None:
+        self.source = draw
+
+    def __call__(self, shape: tuple[int, ...], dtype: Any = None) -> Any:
+        return self.source(tuple(shape), keras.backend.standardize_dtype(dtype))
+
+
+def zeros(shape: tuple[int, ...], dtype: str) -> Any:
+    """Zeros, for biases."""
+    return ops.zeros(shape, dtype)
+
+
+def ones(shape: tuple[int, ...], dtype: str) -> Any:
+    """Ones, for the scale of a norm."""
+    return ops.ones(shape, dtype)
+
+
+def normal(std: float, zero_row: int | None = None) -> Draw:
+    """Draws from a normal distribution around zero; one row may stay zero."""
+
+    def draw(shape: tuple[int, ...], dtype: str) -> Any:
+        values = keras.random.normal(shape, stddev=std, dtype="float32")
+        if zero_row is not None:
+            values = ops.where(ops.arange(shape[0])[:, None] == zero_row, 0.0, values)
+        return ops.cast(values, dtype)
+
+    return draw
+
+
+class Variables:
+    """What layers and models share: variables that take their first value where `initials` says.
+
+    Keras never casts them behind the back of what computes with them; that casts them to the dtype of its input.
+    """
+
+    initials: dict[str, Initial]
+
+    @property
+    def inner(self) -> dict[str, Any]:
+        """Options that the parts inside share with this one."""
+        return {"dtype": self.dtype_policy}  # type: ignore[attr-defined]
+
+    def variable(self, name: str, shape: tuple[int, ...], draw: Draw, trainable: bool = True) -> Any:
+        """A new variable; its first value is found under its name in `initials`."""
+        initial = self.initials[name] = Initial(draw)
+        return self.add_weight(  # type: ignore[attr-defined]
+            shape=shape, initializer=initial, name=name, trainable=trainable, autocast=False
+        )
+
+    def replace(self, name: str, values: Any) -> None:
+        """Put a variable with these values, of any shape, in the place of the one of this name."""
+        trainable = getattr(self, name).trainable
+        delattr(self, name)
+        fresh = self.variable(name, tuple(values.shape), lambda shape, dtype: ops.cast(values, dtype), trainable)
+        setattr(self, name, fresh)
+
+
+class Part(Variables, keras.layers.Layer):  # type: ignore[misc]
+    """A layer whose variables are made with it: nothing waits for an input to be built."""
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(**options)
+        self.initials = {}
+        self.built = True
+
+
+class Linear(Part):
+    """x @ kernel + bias, with a kernel [in, out].
+
+    Args:
+        width: of the input.
+        out: width of the output.
+        std: standard deviation of the fresh kernel.
+        use_bias: whether there is a bias [out].
+    """
+
+    def __init__(self, width: int, out: int, std: float = 0.02, use_bias: bool = True, **options: Any) -> None:
+        super().__init__(**options)
+        self.out = out
+        self.kernel = self.variable("kernel", (width, out), normal(std))
+        self.bias = self.variable("bias", (out,), zeros) if use_bias else None
+
+    def call(self, hidden: Any) -> Any:
+        """[..., in] -> [..., out], in the dtype of the input."""
+        shape = ops.shape(hidden)
+        # Two dimensions: a product over a batch would multiply, and differentiate, row by row.
+        flat = ops.reshape(hidden, (-1, shape[-1])) if len(shape) != 2 else hidden
+        out = ops.matmul(flat, ops.cast(self.kernel, hidden.dtype))
+        if self.bias is not None:
+            out = ops.add(out, ops.cast(self.bias, hidden.dtype))
+        return out if len(shape) == 2 else ops.reshape(out, (*shape[:-1], self.out))
+
+
+class LayerNorm(Part):
+    """Layer norm over the last axis with the checkpoints' epsilon, computed in float32.
+
+    Source: Ba et al. 2016, section 3.
+    """
+
+    def __init__(self, width: int, **options: Any) -> None:
+        super().__init__(**options)
+        self.gamma = self.variable("gamma", (width,), ones)
+        self.beta = self.variable("beta", (width,), zeros)
+
+    def call(self, hidden: Any) -> Any:
+        """[..., D] -> [..., D], in the dtype of the input."""
+        full = ops.cast(hidden, "float32")
+        centred = full - ops.mean(full, axis=-1, keepdims=True)
+        scale = ops.rsqrt(ops.mean(ops.square(centred), axis=-1, keepdims=True) + LAYER_NORM_EPSILON)
+        out = centred * scale * ops.cast(self.gamma, "float32") + ops.cast(self.beta, "float32")
+        return ops.cast(out, hidden.dtype)
+
+
+def dropout(values: Any, rate: float, seeds: Any, training: bool) -> Any:
+    """The values, a part of them zeroed and the rest scaled up if `training`."""
+    return keras.random.dropout(values, rate, seed=seeds) if training and rate > 0 else values
