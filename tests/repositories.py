@@ -17,6 +17,8 @@ from typing import Any
 import torch
 
 import seq2seq_models
+from seq2seq_models.core.checkpoints import FORMATS, write_checkpoint
+from seq2seq_models.core.storage.torch_file import stored_tensor
 from seq2seq_models.core.tokenizing.spiece import PieceType, write_spiece_model
 
 CONFIGS = Path(__file__).parent / "data" / "hub-configs"
@@ -46,8 +48,13 @@ def add_repository(hub: Any, name: str, folder: Path, sentences: Iterable[str], 
     return folder
 
 
-def write_repository(folder: Path, name: str, sentences: Iterable[str], **sizes: Any) -> None:
-    """All files of one of the hub's repositories, with these sizes and a vocabulary of the words in `sentences`."""
+def write_repository(
+    folder: Path, name: str, sentences: Iterable[str], formats: Iterable[str] = ("bin",), **sizes: Any
+) -> None:
+    """All files of one of the hub's repositories, with these sizes and a vocabulary of the words in `sentences`.
+
+    Its weights come as .bin, and in "h5" and "msgpack" on request: three repositories of the hub have all three.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     for source in (CONFIGS / "inferred", CONFIGS):
         for file in sorted((source / name.replace("/", "__")).glob("*.json")):
@@ -62,7 +69,20 @@ def write_repository(folder: Path, name: str, sentences: Iterable[str], **sizes:
         write_json(folder / "tokenizer_config.json", {"model_max_length": length, **files})
     config = {**json.loads((folder / "config.json").read_text()), "vocab_size": size, **sizes}
     write_json(folder / "config.json", config)
-    torch.save(weights(family, config), folder / "pytorch_model.bin")
+    write_weights(folder, family, config, formats)
+
+
+def write_weights(folder: Path, family: str, config: dict[str, Any], formats: Iterable[str]) -> None:
+    """The same weights in these formats; the embedding in .h5 has its name of 2021."""
+    state = weights(family, config)
+    made = getattr(seq2seq_models, f"{family}Config").from_dict(config)
+    for form in formats:
+        if form == "bin":
+            torch.save(state, folder / "pytorch_model.bin")
+            continue
+        held = FORMATS[form].named([stored_tensor(*item) for item in state.items()], made, "conditional")
+        old = [tensor.renamed(tensor.name.replace("shared/embeddings:0", "shared/weight:0")) for tensor in held]
+        write_checkpoint(folder, old, form=form)
 
 
 def weights(family: str, config: dict[str, Any], seed: int = 0) -> dict[str, torch.Tensor]:

@@ -33,6 +33,8 @@ from seq2seq_models.core.storage.torch_file import tensor_of
 from seq2seq_models.errors import CheckpointError, CheckpointNotFoundError, MissingFrameworkError
 
 from .loading import BASE, CAUSAL, FULL, SHARD, names, ours, same
+from .repositories import FAMILY, add_repository
+from .stand_in_hub import StandInHub
 from .tiny import FAMILIES, HEADS, pair, reference, settings
 
 pytestmark = [
@@ -390,7 +392,7 @@ def equal(found: list[Stored], expected: dict[str, Any]) -> None:
 def test_msgpack_is_flax_byte_for_byte(tmp_path: Path, chunk: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(flax.serialization, "MAX_CHUNK_SIZE", chunk)
     monkeypatch.setattr(msgpack_file, "LARGEST_CHUNK", chunk)
-    wide = {f"wide/{index}": np.full(index % 5, index, np.int32) for index in range(70_000 if chunk > 20 else 300)}
+    wide = {f"wide/{index}": np.full(index % 5, index, np.int32) for index in range(66_000 if chunk > 20 else 300)}
     big = {"big": np.zeros(70_000, np.int8), "much": np.zeros((1, 20_000), np.float32), "x" * 300: np.ones(1, np.uint8)}
     values = {**VALUES, **wide, **big}
     file = tmp_path / "flax_model.msgpack"
@@ -712,6 +714,24 @@ def test_own_options_reach_the_wing_and_its_result_comes_back(pegasus: Path) -> 
     assert seen == {"own": {"dtype": "bfloat16", "_do_init": False}, "dtype": None}
     assert isinstance(Wing.from_pretrained(pegasus / "flax"), Wing)
     assert seen == {"own": None, "dtype": None}
+
+
+@pytest.mark.parametrize("name", ["google/pegasus-xsum", "facebook/blenderbot_small-90M"])
+def test_repositories_with_three_formats(hub: StandInHub, tmp_path: Path, name: str) -> None:
+    family = FAMILY[name]
+    add_repository(hub, name, tmp_path / "repository", ["A frog is small."], formats=("bin", "h5", "msgpack"))
+    assert any("shared/weight:0" in stored.name for stored in read_h5(tmp_path / "repository" / "tf_model.h5"))
+    expected = ours(family).from_pretrained(name)
+    for wing, form in FORM.items():
+        hub.requests.clear()
+        same(like(wing, family).from_pretrained(name), expected)
+        fetched = {line.split("/")[-1] for line in hub.requests if line.startswith("GET")}
+        assert FORMATS[form].whole in fetched
+        assert not fetched & {FORMATS[other].whole for other in FORMATS if other != form}
+        same(like(wing, family).from_pretrained(name, from_pt=True), expected)
+        same(ours(family).from_pretrained(name, **{f"from_{wing}": True}), expected)
+    with pytest.raises(CheckpointNotFoundError, match="not looked for, because of `use_safetensors`"):
+        ours(family).from_pretrained(name, use_safetensors=True)
 
 
 # ---- info

@@ -121,7 +121,12 @@ class PreTrainedModel(PretrainedModelMixin, TrainingMixin, Variables, keras.Mode
         if args:
             named = self.unpacked(args[0])
             named.update(zip(self.argument_names()[1:], args[1:], strict=False))
-        return super().__call__(**{**named, **kwargs})
+        try:
+            return super().__call__(**{**named, **kwargs})
+        except InputError as error:
+            # Keras wraps the message in one about the call, with all arguments; ours says it all.
+            own = error.__context__
+            raise (own if isinstance(own, InputError) else error) from None
 
     @property
     def input_signature(self) -> dict[str, tf.TensorSpec]:

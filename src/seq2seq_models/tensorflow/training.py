@@ -81,6 +81,12 @@ class TrainingMixin:
             **kwargs,
         )
 
+    def compile_from_config(self, config: dict[str, Any]) -> None:
+        """Compile as a model was that is loaded from a .keras file."""
+        self.compile(**keras.saving.deserialize_keras_object(config))
+        if self.optimizer is not None:  # type: ignore[attr-defined]
+            self.optimizer.build(self.trainable_variables)  # type: ignore[attr-defined]
+
     # ---- one batch
 
     def train_step(self, data: Any) -> Any:

@@ -53,7 +53,8 @@ class Asked:
             because.append("use_safetensors")
         if not forms:
             raise CheckpointError(
-                f"`{because[0]}` leaves no format to read with `use_safetensors`. Leave one of them out."
+                f"`use_safetensors` must be left out with `{because[0]}`, got {use_safetensors}: together they leave "
+                "no format to read. Leave one of them out."
             )
         return cls(tuple(forms), tuple(because))
 
