@@ -301,7 +301,11 @@ def test_info_reads_no_framework_and_no_weight() -> None:
         ),
         (["summarize", "--model", "./nothing-here"], FIRE, "error: "),
         (["summarize", "--model", "owner/nothing-here"], FIRE, "error: "),
-        (["summarize", "--framework", "flax"], FIRE, "error: `framework` must be 'pytorch', got 'flax' (pipeline)."),
+        (
+            ["summarize", "--framework", "caffe"],
+            FIRE,
+            "error: `framework` must be 'pytorch', 'tensorflow' or 'flax', got",
+        ),
         (["summarize", "--device", "toaster"], FIRE, "error: `device` must be one of this machine, got 'toaster'"),
         (["summarize", "--dtype", "float12"], FIRE, "error: `dtype` must be "),
         (["summarize", "--num-beams", "0"], FIRE, "error: "),

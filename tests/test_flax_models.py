@@ -79,8 +79,8 @@ def test_fresh_parameters(family):
     kernels = [m.params["model"]["encoder"]["layers"]["0"]["fc1"]["kernel"] for m in (again, other)]
     assert not jnp.array_equal(*kernels)
     assert not jnp.array_equal(layer["self_attn"]["q_proj"]["kernel"], layer["self_attn"]["k_proj"]["kernel"])
-    traced = jax.jit(model.init_weights)(jax.random.PRNGKey(0))
-    near(traced["model"]["shared"]["embedding"], inner["shared"]["embedding"])
+    traced = jax.eval_shape(model.init_weights, jax.random.PRNGKey(0))
+    assert jax.tree.map(lambda x: x.shape, traced) == jax.tree.map(lambda x: x.shape, model.params_shape_tree)
 
 
 def test_init_weights_keeps_what_it_is_given(family):
@@ -167,7 +167,11 @@ def test_loaded_memory_is_nobody_elses(family, tmp_path):
 def test_auto_classes(family, tmp_path):
     _, mine, _ = trio(family)
     mine.save_pretrained(tmp_path)
-    for auto, head in (("FlaxAutoModel", BASE), ("FlaxAutoModelForSeq2SeqLM", FULL), ("FlaxAutoModelForCausalLM", CAUSAL)):
+    for auto, head in (
+        ("FlaxAutoModel", BASE),
+        ("FlaxAutoModelForSeq2SeqLM", FULL),
+        ("FlaxAutoModelForCausalLM", CAUSAL),
+    ):
         found = getattr(seq2seq_models, auto).from_pretrained(tmp_path)
         assert type(found) is getattr(seq2seq_models, f"Flax{family}{head}")
         assert type(getattr(seq2seq_models, auto).from_config(mine.config)) is type(found)

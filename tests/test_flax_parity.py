@@ -60,7 +60,9 @@ def test_positions_masks_and_default_targets(family):
     near(mine(**inputs).logits, theirs(**inputs).logits)
 
 
-@pytest.mark.parametrize("overrides", [{"scale_embedding": True}, {"tie_word_embeddings": False}], ids=["scale", "head"])
+@pytest.mark.parametrize(
+    "overrides", [{"scale_embedding": True}, {"tie_word_embeddings": False}], ids=["scale", "head"]
+)
 def test_scaled_embeddings_and_a_head_of_its_own(family, overrides):
     theirs, mine, _ = trio(family, FULL, **overrides)
     near(mine(**arrays()).logits, theirs(**arrays()).logits)
@@ -137,7 +139,10 @@ def test_padded_prompts_get_their_own_positions(family):
     encoded = (jnp.zeros((3, 11, 24)),)
     mask = jnp.array([[1, 1, 1], [0, 1, 1], [0, 0, 1]], jnp.int32)
     ids = jnp.asarray(arrays()["decoder_input_ids"][:, :3], jnp.int32)
-    a, b = (m.prepare_inputs_for_generation(ids, 5, decoder_attention_mask=mask, encoder_outputs=encoded) for m in (theirs, mine))
+    a, b = (
+        m.prepare_inputs_for_generation(ids, 5, decoder_attention_mask=mask, encoder_outputs=encoded)
+        for m in (theirs, mine)
+    )
     for key in ("decoder_attention_mask", "decoder_position_ids"):
         near(b[key], a[key])
 

@@ -25,27 +25,14 @@ from seq2seq_models import (
     PegasusModel,
 )
 
+from . import seed_examples
 from .repositories import add_repository
+from .seed_examples import ARTICLE, BLENDERBOT, DOG, FIRST, LARGE, NEXT, SENTENCES, SOURCE, TARGET, XSUM
 from .stand_in_hub import StandInHub
 from .tiny import close
 
 pytestmark = [pytest.mark.reference, pytest.mark.filterwarnings(r"ignore:::(transformers|jax|flax)(\..*)?")]
 
-SOURCE, TARGET = "Studies have been shown that owning a dog is good for you", "Studies show that"
-DOG = "Hello, my dog is cute"
-FIRST = "My friends are cool but they eat too many carbs."
-NEXT = (
-    "My friends are cool but they eat too many carbs.__end__ __start__what kind of carbs do they eat? "
-    "i don't know much about carbs__end__ "
-    "__start__ I'm not sure."
-)
-ARTICLE = (
-    "PG&E stated it scheduled the blackouts in response to forecasts for high winds amid dry conditions. The aim is to "
-    "reduce the risk of wildfires. Nearly 800 thousand customers were scheduled to be affected by the shutoffs which "
-    "were expected to last through at least midday tomorrow."
-)
-SENTENCES = (SOURCE, TARGET, DOG, FIRST, NEXT, ARTICLE)
-BLENDERBOT, LARGE, XSUM = "facebook/blenderbot_small-90M", "google/pegasus-large", "google/pegasus-xsum"
 REAL_BLENDERBOT = {
     "d_model": 512,
     "encoder_layers": 8,
@@ -63,9 +50,7 @@ UNSCALED: dict[str, Any] = {"scale_embedding": False}
 
 def reference_ids(folder: Path, family: str, texts: str | list[str]) -> torch.Tensor:
     """The ids that the reference's own slow tokenizer makes of the same files."""
-    tokenizer = getattr(transformers, f"{family}Tokenizer").from_pretrained(folder)
-    ids: torch.Tensor = tokenizer(texts, return_tensors="pt").input_ids
-    return ids
+    return torch.tensor(seed_examples.reference_ids(folder, family, texts))
 
 
 @pytest.mark.parametrize(
@@ -190,7 +175,7 @@ def test_pegasus_summarization(hub: StandInHub, tmp_path: Path) -> None:
     assert summary_ids[0, 0] == 0 and summary_ids.shape[1] <= 64
     theirs = transformers.PegasusForConditionalGeneration.from_pretrained(folder)
     slow = transformers.PegasusTokenizer.from_pretrained(folder)
-    assert torch.equal(inputs["input_ids"], slow(ARTICLE, max_length=1024, return_tensors="pt")["input_ids"])
+    assert torch.equal(inputs["input_ids"], reference_ids(folder, "Pegasus", ARTICLE))
     expected = theirs.generate(inputs["input_ids"])
     assert summary_ids.tolist() == expected.tolist()
     assert summary.strip()

@@ -162,7 +162,7 @@ def _add_model_options(command: argparse.ArgumentParser, task: str) -> None:
     )
     group.add_argument("--revision", help="branch, tag or commit of the repository")
     group.add_argument("--token", help="access token for a private or gated repository")
-    group.add_argument("--framework", help="pytorch (default)")
+    group.add_argument("--framework", help="pytorch (default), tensorflow or flax")
     group.add_argument("--device", help="cpu, cuda, cuda:0 ... (default: the first GPU, else the CPU)")
     group.add_argument("--dtype", help="float32, bfloat16, float16 or auto (default: float32)")
     group.add_argument("--seed", type=int, help="makes --do-sample repeatable")

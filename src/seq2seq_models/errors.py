@@ -12,6 +12,9 @@ class GenerationError(ValueError):
 class InputError(ValueError):
     """An input that the model cannot take: too long, of the wrong shape or dtype, or missing."""
 
+    # TensorFlow raises an error of a function it traces as itself only if its class is made just like this one.
+    __init__ = Exception.__init__
+
 
 class CheckpointError(ValueError):
     """A checkpoint that is there but cannot be used: corrupt, truncated, or made for another architecture."""

@@ -15,7 +15,8 @@ from typing import Any
 from .bundled import DEMO_CHECKPOINTS, demo_checkpoint, resolve_model
 from .core.conversation import Conversation
 from .core.window import cut_rows, part_rows, window
-from .errors import InputError, MissingFrameworkError
+from .errors import InputError
+from .frameworks import device_of, framework_name, load_model, place, running_on, tensor_kind, with_key
 
 BATCH_SIZE = 8
 """Texts that one call of `generate` takes, unless the caller says otherwise."""
@@ -26,11 +27,6 @@ TASKS = {
     "chat": "chat",
     "conversational": "chat",  # what transformers called it until 4.41
 }
-_FRAMEWORK_NAMES = {
-    "pytorch": "pytorch", "pt": "pytorch", "torch": "pytorch",
-    "tensorflow": "tensorflow", "tf": "tensorflow",
-    "flax": "flax", "jax": "flax",
-}  # fmt: skip
 
 
 class Text2TextGenerationPipeline:
@@ -39,7 +35,7 @@ class Text2TextGenerationPipeline:
     Attributes:
         model: the model, on its device.
         tokenizer: its tokenizer.
-        device: where the model runs.
+        device: where the model's weights are.
         batch_size: texts per call of `generate`.
         generation_config: the checkpoint's own settings, which each call's options are laid over.
     """
@@ -62,11 +58,12 @@ class Text2TextGenerationPipeline:
         self.tokenizer = tokenizer
         self.batch_size = BATCH_SIZE if batch_size is None else _positive("batch_size", batch_size)
         self._options = options
+        self._device: Any = None
 
     @property
     def device(self) -> Any:
-        """Where the model runs."""
-        return self.model.device
+        """Where the model's weights are, in its framework's words."""
+        return device_of(self.model)
 
     @property
     def generation_config(self) -> Any:
@@ -167,12 +164,14 @@ class Text2TextGenerationPipeline:
 
     def _generate(self, rows: list[list[int]], call: _Call) -> list[list[dict[str, Any]]]:
         """The records of each row of token ids."""
-        inputs = self.tokenizer.pad({"input_ids": rows}, return_tensors=_tensor_kind(self.model))
+        inputs = self.tokenizer.pad({"input_ids": rows}, return_tensors=tensor_kind(self.model))
         if hasattr(self.model, "to"):
             inputs = inputs.to(self.model.device)
-        output = self.model.generate(
-            input_ids=inputs["input_ids"], attention_mask=inputs["attention_mask"], **call.generate
-        )
+        options = with_key(self.model, call.generate)
+        with running_on(self.model, self._device):
+            output = self.model.generate(
+                input_ids=inputs["input_ids"], attention_mask=inputs["attention_mask"], **options
+            )
         sequences = getattr(output, "sequences", output)
         records = [self._record(sequence, call) for sequence in sequences]
         each = len(records) // len(rows)
@@ -303,11 +302,12 @@ def pipeline(
             the task that this package brings along.
         config: a config to load the model with, instead of its own.
         tokenizer: a loaded tokenizer, or where to load it from, when that is not the model's own place.
-        framework: "pytorch".
+        framework: "pytorch" (default), "tensorflow" or "flax", also spelt "pt", "torch", "tf" and "jax". A loaded model
+            runs in its own.
         revision: branch, tag or commit of the repository.
         token: access token for a private or gated repository (also spelt `use_auth_token`).
-        device: "cpu", "cuda:0", a number (-1 is the CPU) or a device of the framework. None takes the first GPU that is
-            there, else the CPU.
+        device: "cpu", "cuda:0" (or "gpu:0"), a number (-1 is the CPU) or a device of the framework. None takes the
+            first GPU that is there, else the CPU.
         device_map: passed on to `from_pretrained` instead of `device`.
         dtype: "float32", "bfloat16", "float16", "auto" or the framework's own type (also spelt `torch_dtype`).
         batch_size: texts per call of `generate`.
@@ -316,7 +316,7 @@ def pipeline(
 
     Raises:
         InputError: an unknown task or device.
-        MissingFrameworkError: the framework is not available.
+        MissingFrameworkError: the framework is not installed.
         CheckpointNotFoundError: there is no such repository or folder.
     """
     kind = _PIPELINES[_task(task)]
@@ -333,27 +333,11 @@ def pipeline(
     loaded_tokenizer = _load_tokenizer(tokenizer, places) if isinstance(tokenizer, str | Path) else tokenizer
     if isinstance(model, str | Path):
         further = {"config": config, "device_map": device_map, "dtype": torch_dtype if dtype is None else dtype}
-        model = _load_model(name, model, {**places, **further}, model_kwargs or {})
+        model = load_model(name, model, device, {**places, **further}, model_kwargs or {})
+    made = kind(model, loaded_tokenizer, batch_size=batch_size, **options)
     if device_map is None:
-        _place(name, model, device)
-    return kind(model, loaded_tokenizer, batch_size=batch_size, **options)
-
-
-def framework_name(framework: str | None) -> str:
-    """ "pytorch", from any usual spelling of it.
-
-    Raises:
-        InputError: no framework is called that.
-        MissingFrameworkError: the framework is not one that this version runs.
-    """
-    name = _FRAMEWORK_NAMES.get(str(framework).lower()) if framework is not None else "pytorch"
-    if name is None:
-        raise InputError(f"`framework` must be 'pytorch', got {framework!r} (pipeline). Leave it out for PyTorch.")
-    if name != "pytorch":
-        raise MissingFrameworkError(
-            f"`framework` must be 'pytorch', got {framework!r} (pipeline). This version runs models in PyTorch only."
-        )
-    return name
+        made._device = place(model, device)
+    return made
 
 
 def _task(task: str | None) -> str:
@@ -376,49 +360,6 @@ def _load_tokenizer(source: str | Path, places: Mapping[str, Any]) -> Any:
     from .auto import AutoTokenizer
 
     return AutoTokenizer.from_pretrained(source, **_given(places))
-
-
-def _load_model(framework: str, source: str | Path, options: Mapping[str, Any], further: Mapping[str, Any]) -> Any:
-    from .auto import AutoModelForSeq2SeqLM
-
-    options = _given(options)
-    if isinstance(options.get("dtype"), str):
-        options["dtype"] = _torch_dtype(options["dtype"])
-    if "dtype" in options:
-        options["torch_dtype"] = options.pop("dtype")
-    return AutoModelForSeq2SeqLM.from_pretrained(source, **options, **further)
-
-
-def _torch_dtype(name: str) -> Any:
-    import torch
-
-    known = {"auto": "auto", "float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
-    known |= {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
-    if name in known:
-        return known[name]
-    raise InputError(f"`dtype` must be 'auto', 'float32', 'bfloat16' or 'float16', got {name!r} (pipeline).")
-
-
-def _place(framework: str, model: Any, device: Any) -> None:
-    """Moves the model to the device; PyTorch says only in the middle of things that there is no such device."""
-    import torch
-
-    if device is None:
-        if isinstance(getattr(model, "device", None), torch.device) and model.device.type != "cpu":
-            return
-        device = "cuda:0" if torch.cuda.is_available() else "cpu"
-    try:
-        if isinstance(device, int):
-            device = "cpu" if device < 0 else f"cuda:{device}"
-        model.to(torch.device(device))
-    except (RuntimeError, AssertionError, ValueError) as error:
-        reason = str(error).strip().splitlines()[0]
-        raise InputError(f"`device` must be one of this machine, got {device!r} (pipeline): {reason}") from error
-
-
-def _tensor_kind(model: Any) -> str:
-    """What the tokenizer's `return_tensors` is for this model's framework."""
-    return str(getattr(model, "framework", "pt"))
 
 
 def _given(options: Mapping[str, Any]) -> dict[str, Any]:

@@ -35,7 +35,8 @@ class JaxArrays:
     softmax = staticmethod(jax.nn.softmax)
     log_softmax = staticmethod(jax.nn.log_softmax)
     matmul = staticmethod(jnp.matmul)
-    where = staticmethod(jnp.where)
+    def where(self, condition: Any, x: Any, y: Any) -> Array:
+        return jnp.where(condition, x, y)
 
     def asarray(self, value: Any, dtype: str) -> Array:
         return jnp.asarray(value, jnp.dtype(dtype))

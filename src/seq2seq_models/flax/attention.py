@@ -18,6 +18,9 @@ from ..errors import InputError
 Entry = tuple[Array, Array]
 """Keys and values of one attention, each [B, H, L, K]."""
 
+Packed = tuple[Array, Array]
+"""The kernels of queries, keys and values side by side [D, 3 D], and their biases [3 D]."""
+
 
 def padding_mask(mask: Array | None, dtype: Any) -> Array | None:
     """Additive mask [B, 1, 1, S] for a 1/0 mask [B, S], or None where none is given.
@@ -142,6 +145,12 @@ class Attention(nn.Module):
         """Keys and values, each [B, H, S, K], of states [B, S, D]."""
         return self._split(self.k_proj(states)), self._split(self.v_proj(states))
 
+    def packed(self) -> Packed:
+        """The three projections in one, for steps: one large product reads memory faster than three small ones."""
+        parts = [part.variables["params"] for part in (self.q_proj, self.k_proj, self.v_proj)]
+        kernel, bias = (jnp.concatenate([part[name] for part in parts], -1) for name in ("kernel", "bias"))
+        return kernel.astype(self.dtype), bias.astype(self.dtype)
+
     def __call__(
         self,
         hidden: Array,
@@ -150,6 +159,7 @@ class Attention(nn.Module):
         mask: Array | None = None,
         need_weights: bool = False,
         deterministic: bool = True,
+        packed: Packed | None = None,
     ) -> tuple[Array, Array | None, Entry]:
         """Attended values [R, T, D]; the weights after the softmax [R, H, T, L] if asked; keys and values as used.
 
@@ -161,19 +171,21 @@ class Attention(nn.Module):
             mask: additive [B or 1, 1, T or 1, L].
             need_weights: return the weights.
             deterministic: no dropout.
+            packed: what `packed` gives, to be used instead of the three projections.
         """
         rows, length, _ = hidden.shape
+        projected = None if packed is None else self._project(hidden, packed)
         if entry is None:
             entry = self.entries(hidden)
         elif start is not None:
-            new = self.entries(hidden)
+            new = self.entries(hidden) if projected is None else (self._split(projected[1]), self._split(projected[2]))
             keys, values = (
                 lax.dynamic_update_slice_in_dim(held, fresh.astype(held.dtype), start, axis=2)
                 for held, fresh in zip(entry, new, strict=True)
             )
             entry = (keys, values)
         keys, values = entry
-        queries = self.q_proj(hidden) * self.head_dim**-0.5
+        queries = (self.q_proj(hidden) if projected is None else projected[0]) * self.head_dim**-0.5
         queries = queries.reshape(keys.shape[0], -1, length, self.num_heads, self.head_dim)  # [B, n, T, H, K]
         scores = jnp.einsum("bnthk,bhlk->bhntl", queries, keys.astype(self.dtype))
         weights = self._weigh(scores, mask)
@@ -181,6 +193,13 @@ class Attention(nn.Module):
         attended = jnp.einsum("bhntl,bhlk->bnthk", weights, values.astype(self.dtype))
         out = self.out_proj(attended.reshape(rows, length, self.dim))
         return out, self._per_row(weights, rows) if need_weights else None, entry
+
+    def _project(self, hidden: Array, packed: Packed) -> tuple[Array, Array, Array]:
+        """Queries, keys and values, each [R, T, D]."""
+        kernel, bias = packed
+        every = lax.dot_general(hidden.astype(self.dtype), kernel, (((2,), (0,)), ((), ()))) + bias[None, None]
+        queries, keys, values = jnp.split(every, 3, axis=-1)
+        return queries, keys, values
 
     def _split(self, projected: Array) -> Array:
         rows, length, _ = projected.shape

@@ -75,13 +75,17 @@ class ModuleSteps:
         self_mask: Array,
         memory_mask: Array | None,
         positions: Array | None,
+        packed: Any,
     ) -> tuple[Array, Entries, Any]:
         weights, hidden = self.program.details
-        options = {"positions": positions, "need_weights": weights, "need_hidden": hidden}
+        options = {"positions": positions, "packed": packed, "need_weights": weights, "need_hidden": hidden}
         found: tuple[Array, Entries, Any] = self._apply(
             tokens, start, cache, cross, self_mask, memory_mask, **options, method="step"
         )
         return found
+
+    def packed(self) -> Any:
+        return self._apply(method="packed")
 
     def head(self, hidden: Array) -> Array:
         logits: Array = self._apply(hidden, method="head")
@@ -95,16 +99,23 @@ class CompiledSteps(ModuleSteps):
     """The same with every piece compiled by itself, for loops on the host."""
 
     def encode(self, ids: Array | None, embeds: Array | None, mask: Array | None) -> Array:
-        return _encode(self.program, self.params, ids, mask)
+        found: Array = _encode(self.program, self.params, ids, mask)
+        return found
 
     def cross_entries(self, memory: Array) -> Entries:
-        return _cross_entries(self.program, self.params, memory)
+        found: Entries = _cross_entries(self.program, self.params, memory)
+        return found
+
+    def packed(self) -> Any:
+        return None
 
     def step(self, *args: Any) -> tuple[Array, Entries, Any]:
-        return _step(self.program, self.params, *args)
+        found: tuple[Array, Entries, Any] = _step(self.program, self.params, *args)
+        return found
 
     def head(self, hidden: Array) -> Array:
-        return _head(self.program, self.params, hidden)
+        found: Array = _head(self.program, self.params, hidden)
+        return found
 
 
 @partial(jax.jit, static_argnums=0)
@@ -138,6 +149,7 @@ class FlaxWing:
 
     xp = ARRAYS
     host_xp = ON_HOST
+    host_option = "trace"
     keeps_width = True
 
     def __init__(self, model: Any, params: Any, prng_key: Array | None) -> None:
@@ -145,6 +157,9 @@ class FlaxWing:
 
     def is_symbolic(self, x: Any) -> bool:
         return isinstance(x, jax.core.Tracer)
+
+    def is_tracing(self) -> bool:
+        return any(map(self.is_symbolic, jax.tree.leaves((self.params, self.prng_key))))
 
     def concrete(self, x: Any) -> Any:
         return x if self.is_symbolic(x) else np.asarray(x)
@@ -237,7 +252,10 @@ class GenerationMixin:
             on_host=not trace,
             options=kwargs,
         )
-        return Session(FlaxWing(self, chosen, prng_key), self.config, self.generation_config, request).run()
+        output: ModelOutput = Session(
+            FlaxWing(self, chosen, prng_key), self.config, self.generation_config, request
+        ).run()
+        return output
 
 
 def _processors(given: Any) -> tuple[Processor, ...]:

@@ -178,12 +178,20 @@ class CausalModel(PreTrainedModel, GenerationMixin):
     head: ClassVar[Head] = "causal"
     module_class = CausalModule
 
-    def __init__(self, config: PretrainedConfig, *args: Any, **kwargs: Any) -> None:
+    def __init__(
+        self,
+        config: PretrainedConfig,
+        input_shape: tuple[int, ...] = (1, 1),
+        seed: int = 0,
+        dtype: Any = jnp.float32,
+        _do_init: bool = True,
+        **kwargs: Any,
+    ) -> None:
         if isinstance(config, PretrainedConfig):
             config = copy.deepcopy(config)
             config.is_decoder = True
             config.is_encoder_decoder = False
-        super().__init__(config, *args, **kwargs)
+        super().__init__(config, input_shape, seed, dtype, _do_init, **kwargs)
 
     def __call__(  # type: ignore[override]
         self,

@@ -17,7 +17,7 @@ from ..core.architecture import FP16_CLAMP, LAYER_NORM_EPSILON
 from ..core.config import PretrainedConfig
 from ..core.positions import sinusoidal_table
 from ..errors import InputError
-from .attention import Attention, Entry, Linear, drop, variable, wide
+from .attention import Attention, Entry, Linear, Packed, drop, variable, wide
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -55,13 +55,9 @@ class TokenEmbedding(nn.Module):
 
     def attend(self, hidden: Array) -> Array:
         """float32 [..., V]: products with every token's vector, contracting D without turning the table around."""
-        table = self.embedding.astype(self.dtype)
-        return lax.dot_general(
-            hidden.astype(self.dtype),
-            table,
-            (((hidden.ndim - 1,), (1,)), ((), ())),
-            preferred_element_type=wide(self.dtype),
-        )
+        table, states = self.embedding.astype(self.dtype), hidden.astype(self.dtype)
+        dimensions = (((hidden.ndim - 1,), (1,)), ((), ()))
+        return lax.dot_general(states, table, dimensions, preferred_element_type=wide(self.dtype))
 
 
 class PositionEmbedding(nn.Module):
@@ -190,6 +186,7 @@ class DecoderLayer(Layer):
         cross: Entry | None = None,
         need_weights: bool = False,
         deterministic: bool = True,
+        packed: Packed | None = None,
     ) -> tuple[Array, Entry, Array | None, Array | None]:
         """States [R, T, D], the self-attention's keys and values, and, if asked, both attentions' weights.
 
@@ -204,8 +201,17 @@ class DecoderLayer(Layer):
                 cross-attention.
             need_weights: return attention weights.
             deterministic: no dropout.
+            packed: the self-attention's projections in one.
         """
-        out, entry, weights = self._attend_to_self(hidden, mask, entry, start, need_weights, deterministic)
+        out, weights, entry = self.self_attn(
+            self._enter(hidden, self.self_attn_layer_norm),
+            entry=entry,
+            start=start,
+            mask=mask,
+            need_weights=need_weights,
+            deterministic=deterministic,
+            packed=packed,
+        )
         hidden = self._leave(hidden, out, self.self_attn_layer_norm, deterministic)
         cross_weights = None
         if cross is None and memory is not None:
@@ -223,25 +229,6 @@ class DecoderLayer(Layer):
             self.encoder_attn(hidden)
             self.encoder_attn_layer_norm(hidden)
         return self._feed_forward(hidden, deterministic), entry, weights, cross_weights
-
-    def _attend_to_self(
-        self,
-        hidden: Array,
-        mask: Array | None,
-        entry: Entry | None,
-        start: Array | int | None,
-        need_weights: bool,
-        deterministic: bool,
-    ) -> tuple[Array, Entry, Array | None]:
-        out, weights, entry = self.self_attn(
-            self._enter(hidden, self.self_attn_layer_norm),
-            entry=entry,
-            start=start,
-            mask=mask,
-            need_weights=need_weights,
-            deterministic=deterministic,
-        )
-        return out, entry, weights
 
 
 def embedding_scale(config: PretrainedConfig) -> float:

@@ -16,7 +16,7 @@ from ..core.outputs import (
     Seq2SeqLMOutput,
     Seq2SeqModelOutput,
 )
-from .attention import Linear, wide
+from .attention import Linear, Packed, wide
 from .cache import Entries, entries
 from .layers import TokenEmbedding
 from .transformer import Decoder, Details, Encoder, shift_tokens_right
@@ -47,6 +47,10 @@ class Module(nn.Module):
         """Keys and values [B, H, S, K] of the encoder's output [B, S, D] for every layer, once per input."""
         return self._decoder().cross_entries(memory)
 
+    def packed(self) -> tuple[Packed, ...]:
+        """For every layer, the self-attention's projections in one, for `step`."""
+        return self._decoder().packed()
+
     def step(
         self,
         tokens: Array,
@@ -57,6 +61,7 @@ class Module(nn.Module):
         memory_mask: Array | None,
         *,
         positions: Array | None = None,
+        packed: tuple[Packed, ...] | None = None,
         need_weights: bool = False,
         need_hidden: bool = False,
     ) -> tuple[Array, Entries, Details]:
@@ -69,6 +74,7 @@ class Module(nn.Module):
             self_mask,
             memory_mask,
             positions=positions,
+            packed=packed,
             need_weights=need_weights,
             need_hidden=need_hidden,
         )

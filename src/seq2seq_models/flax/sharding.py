@@ -20,19 +20,24 @@ from .weights import flatten, nest
 
 Rules = Sequence[tuple[str, PartitionSpec]]
 
+# Not typed upstream.
+_spec_of: Any = PartitionSpec
+_sharding: Any = NamedSharding
+
 PARTITION_RULES: Rules = (
-    (r"(q_proj|k_proj|v_proj|fc1)/kernel$", PartitionSpec(None, "model")),
-    (r"(q_proj|k_proj|v_proj|fc1)/bias$", PartitionSpec("model")),
-    (r"(out_proj|fc2)/kernel$", PartitionSpec("model", None)),
-    (r"(shared|embed_tokens)/embedding$", PartitionSpec("model", None)),
-    (r"lm_head/kernel$", PartitionSpec(None, "model")),
-    (r"final_logits_bias$", PartitionSpec(None, "model")),
-    (r".*", PartitionSpec()),
+    (r"(q_proj|k_proj|v_proj|fc1)/kernel$", _spec_of(None, "model")),
+    (r"(q_proj|k_proj|v_proj|fc1)/bias$", _spec_of("model")),
+    (r"(out_proj|fc2)/kernel$", _spec_of("model", None)),
+    (r"(shared|embed_tokens)/embedding$", _spec_of("model", None)),
+    (r"lm_head/kernel$", _spec_of(None, "model")),
+    (r"final_logits_bias$", _spec_of(None, "model")),
+    (r".*", _spec_of()),
 )
 """Pattern of a parameter's path and how its axes are split; the first that is found decides.
 
-Heads and feed-forward units are split over "model", so that a layer needs two sums over the devices (Shoeybi et al. 2019,
-section 3), and so are the words of the vocabulary. Norms, positions and the biases after a sum are on every device.
+Heads and feed-forward units are split over "model", so that each block of a layer needs one sum over the devices
+(Shoeybi et al. 2019, section 3), and so are the words of the vocabulary. Norms, positions and the biases after a sum
+are on every device.
 """
 
 
@@ -58,7 +63,7 @@ def shardings(params: Any, mesh: Mesh, rules: Rules = PARTITION_RULES) -> dict[s
     """
     return nest(
         {
-            path: NamedSharding(mesh, _fitting(_spec("/".join(path), rules), leaf.shape, mesh.shape))
+            path: _sharding(mesh, _fitting(_spec("/".join(path), rules), leaf.shape, mesh.shape))
             for path, leaf in flatten(params)
         }
     )
@@ -72,5 +77,7 @@ def _spec(path: str, rules: Rules) -> PartitionSpec:
 
 
 def _fitting(spec: PartitionSpec, shape: tuple[int, ...], sizes: Mapping[str, int]) -> PartitionSpec:
-    axes = zip(spec, shape, strict=False)
-    return PartitionSpec(*(name if name in sizes and length % sizes[name] == 0 else None for name, length in axes))
+    axes = zip(tuple(spec), shape, strict=False)
+    kept = (name if name in sizes and length % sizes[name] == 0 else None for name, length in axes)
+    found: PartitionSpec = _spec_of(*kept)
+    return found

@@ -12,7 +12,7 @@ from jax import Array
 from ..core.config import PretrainedConfig
 from ..core.outputs import BaseModelOutput, BaseModelOutputWithPastAndCrossAttentions
 from ..errors import ConfigError, InputError
-from .attention import causal_mask, drop, padding_mask
+from .attention import Packed, causal_mask, drop, padding_mask
 from .cache import Entries
 from .layers import DecoderLayer, EncoderLayer, Layer, LayerNorm, PositionEmbedding, TokenEmbedding, embedding_scale
 
@@ -200,6 +200,10 @@ class Decoder(Stack):
         """Keys and values [B, H, S, K] of the encoder's output [B, S, D] for every layer, once per input."""
         return tuple(layer.encoder_attn.entries(memory) for layer in self.layers.items)
 
+    def packed(self) -> tuple[Packed, ...]:
+        """For every layer, the self-attention's projections in one, for `step`."""
+        return tuple(layer.self_attn.packed() for layer in self.layers.items)
+
     def step(
         self,
         tokens: Array,
@@ -210,6 +214,7 @@ class Decoder(Stack):
         memory_mask: Array | None,
         *,
         positions: Array | None = None,
+        packed: tuple[Packed, ...] | None = None,
         need_weights: bool = False,
         need_hidden: bool = False,
     ) -> tuple[Array, Entries, Details]:
@@ -225,6 +230,7 @@ class Decoder(Stack):
             self_mask: additive [R or 1, 1, T, L]; it has to hide what lies behind the new tokens.
             memory_mask: additive [B, 1, 1, S].
             positions: int32 [T] or [R, T]; counted on from `start` by default.
+            packed: what `packed` gives; the same numbers, read faster.
             need_weights, need_hidden: collect attentions, hidden states.
         """
         start = jnp.asarray(start, jnp.int32)
@@ -237,6 +243,7 @@ class Decoder(Stack):
             cross=cross,
             cache=cache,
             start=start,
+            packed=packed,
             need_weights=need_weights,
             need_hidden=need_hidden,
         )
@@ -251,6 +258,7 @@ class Decoder(Stack):
         cross: Entries | None = None,
         cache: Entries | None = None,
         start: Array | int | None = None,
+        packed: tuple[Packed, ...] | None = None,
         need_weights: bool = False,
         need_hidden: bool = False,
         deterministic: bool = True,
@@ -270,6 +278,7 @@ class Decoder(Stack):
                 entry=None if cache is None else cache[index],
                 start=start,
                 cross=None if cross is None else cross[index],
+                packed=None if packed is None else packed[index],
                 need_weights=need_weights,
             )
             entries.append(entry)

@@ -117,6 +117,7 @@ class TensorFlowArrays:
         return tf.stack([one(row) for row in range(rows)])
 
     def while_loop(self, go_on: Callable[[State], Tensor], body: Callable[[State], State], state: State) -> State:
+        last: State
         (last,) = tf.while_loop(go_on, lambda held: (body(held),), (state,), parallel_iterations=1)
         return last
 

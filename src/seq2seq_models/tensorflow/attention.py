@@ -75,6 +75,18 @@ class Attention(Part):
             self.q_proj = Linear(dim, dim, std, name="q_proj", **self.inner)
             self.out_proj = Linear(dim, dim, std, name="out_proj", **self.inner)
 
+    def packed(self) -> tuple[Any, Any]:
+        """Queries', keys' and values' kernels side by side [D, 3 D], and their biases [3 D].
+
+        For steps: one large product reads memory faster than three small ones.
+        """
+        parts = (self.q_proj, self.k_proj, self.v_proj)
+        kernel, bias = (
+            ops.concatenate([one.kernel for one in parts], 1),
+            ops.concatenate([one.bias for one in parts], 0),
+        )
+        return ops.cast(kernel, self.compute_dtype), ops.cast(bias, self.compute_dtype)
+
     def call(
         self,
         hidden: Any,
@@ -98,11 +110,16 @@ class Attention(Part):
             training: whether attention dropout is on.
         """
         rows, length, dim = ops.shape(hidden)
-        key, value = self._keys_and_values(hidden, memory, cache, is_cross)
+        if cache is not None and cache.packed is not None and not is_cross:
+            query, key, value = self._project(hidden, *cache.packed)
+            key, value = cache.update(self._split(key), self._split(value))
+        else:
+            query = self.q_proj.call(hidden)
+            key, value = self._keys_and_values(hidden, memory, cache, is_cross)
         inputs = ops.shape(key)[0]
         # The beams of one input read its keys once: [B * beams, T, ..] is [B, beams * T, ..] in the same order.
         is_folded = is_cross and cache is not None and cache.is_static and not _is_same(inputs, rows)
-        query = self.q_proj.call(hidden) * ops.cast(self.head_dim**-0.5, hidden.dtype)
+        query = query * ops.cast(self.head_dim**-0.5, hidden.dtype)
         query = ops.reshape(query, (inputs if is_folded else rows, -1, self.num_heads, self.head_dim))
         weights = self._weights(query, key, mask)
         if head_mask is not None:
@@ -121,6 +138,12 @@ class Attention(Part):
             scores = scores + ops.cast(mask, "float32")
         return ops.cast(ops.softmax(scores, axis=-1), query.dtype)
 
+    def _project(self, hidden: Any, kernel: Any, bias: Any) -> Any:
+        """Queries, keys and values [B, T, D] of states [B, T, D], from the projections in one."""
+        rows, length, dim = ops.shape(hidden)
+        every = ops.matmul(ops.reshape(hidden, (-1, dim)), kernel) + bias
+        return ops.split(ops.reshape(every, (rows, length, 3 * dim)), 3, axis=-1)
+
     def _split(self, projected: Any) -> Any:
         rows, length, _ = ops.shape(projected)
         return ops.transpose(ops.reshape(projected, (rows, length, self.num_heads, self.head_dim)), (0, 2, 1, 3))
@@ -135,9 +158,7 @@ class Attention(Part):
         """Keys and values [B, H, S, K] of states [B, S, D]."""
         return self._split(self.k_proj.call(source)), self._split(self.v_proj.call(source))
 
-    def _keys_and_values(
-        self, hidden: Any, memory: Any, cache: LayerCache | None, is_cross: bool
-    ) -> tuple[Any, Any]:
+    def _keys_and_values(self, hidden: Any, memory: Any, cache: LayerCache | None, is_cross: bool) -> tuple[Any, Any]:
         if is_cross:
             if cache is None:
                 return self.entry(memory)

@@ -26,10 +26,14 @@ class LayerCache:
         own: (keys, values) so far, or None.
         cross: the encoder's (keys, values), or None if not known yet.
         start: None where the cache grows. Otherwise an int32 scalar: `own` has room, and is written from there on.
+        packed: the self-attention's projections in one, kernel [D, 3 D] and bias [3 D]; or None.
     """
 
-    def __init__(self, own: Entry | None = None, cross: Entry | None = None, start: Any = None) -> None:
+    def __init__(
+        self, own: Entry | None = None, cross: Entry | None = None, start: Any = None, packed: Entry | None = None
+    ) -> None:
         self.own = own
+        self.packed = packed
         self.cross = cross
         self.start = start
 

@@ -76,6 +76,7 @@ class ModelSteps:
         self_mask: Tensor,
         memory_mask: Tensor,
         positions: Tensor,
+        packed: Any,
     ) -> tuple[Tensor, Entries, Any]:
         found: tuple[Tensor, Entries, Any] = self.model.step(
             tokens,
@@ -85,10 +86,14 @@ class ModelSteps:
             self_mask,
             memory_mask,
             positions=positions,
+            packed=packed,
             need_weights=self.details[0],
             need_hidden=self.details[1],
         )
         return found
+
+    def packed(self) -> Any:
+        return self.model.get_decoder().packed()
 
     def head(self, hidden: Tensor) -> Tensor:
         return self.model.logits(hidden)
@@ -103,6 +108,9 @@ class CompiledSteps(ModelSteps):
     def cross_entries(self, memory: Tensor) -> Entries:
         found: Entries = self._call("cross_entries", memory)
         return found
+
+    def packed(self) -> Any:
+        return None
 
     def step(self, *inputs: Any) -> tuple[Tensor, Entries, Any]:
         found: tuple[Tensor, Entries, Any] = self._call("step", *inputs)
@@ -159,6 +167,7 @@ class TensorFlowWing:
 
     xp = ARRAYS
     host_xp = ON_HOST
+    host_option = "run_eagerly"
     keeps_width = False
 
     def __init__(self, model: Any, seed: Any, on_host: bool) -> None:
@@ -166,6 +175,9 @@ class TensorFlowWing:
 
     def is_symbolic(self, x: Any) -> bool:
         return bool(tf.is_symbolic_tensor(x))
+
+    def is_tracing(self) -> bool:
+        return not tf.executing_eagerly()
 
     def concrete(self, x: Any) -> Any:
         return x if self.is_symbolic(x) else np.asarray(x)
@@ -220,6 +232,7 @@ class GenerationMixin:
     config: Any
     generation_config: GenerationConfig
 
+    @tf.autograph.experimental.do_not_convert  # type: ignore[untyped-decorator]
     def generate(
         self,
         inputs: Tensor = None,

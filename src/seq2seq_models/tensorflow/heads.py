@@ -65,6 +65,7 @@ class Steps:
         memory_mask: Any = None,
         *,
         positions: Any = None,
+        packed: Any = None,
         need_weights: bool = False,
         need_hidden: bool = False,
     ) -> tuple[Any, Entries, tuple[Any, Any, Any]]:
@@ -77,6 +78,7 @@ class Steps:
             self_mask,
             memory_mask,
             positions=positions,
+            packed=packed,
             need_weights=need_weights,
             need_hidden=need_hidden,
         )

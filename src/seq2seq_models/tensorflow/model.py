@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Mapping
-from typing import Any, ClassVar
+from typing import Any, ClassVar, cast
 
 import keras
 import numpy as np
@@ -14,7 +14,7 @@ from keras import ops
 
 from ..core import outputs
 from ..core.checkpoints import Stored
-from ..core.config import Seq2SeqConfig
+from ..core.config import PretrainedConfig, Seq2SeqConfig
 from ..core.generation_config import GenerationConfig
 from ..core.outputs import ModelOutput
 from ..core.pretrained import PretrainedModelMixin
@@ -67,13 +67,12 @@ class PreTrainedModel(PretrainedModelMixin, TrainingMixin, Variables, keras.Mode
     @classmethod
     def _build(
         cls,
-        config: Seq2SeqConfig,
+        config: PretrainedConfig,
         stored: Mapping[str, Stored],
         *,
         dtype: str | None,
         device: Any,
         attn_implementation: str | None,
-        **_: Any,
     ) -> PreTrainedModel:
         """A model holding the stored weights; nothing is drawn that is loaded.
 
@@ -84,9 +83,10 @@ class PreTrainedModel(PretrainedModelMixin, TrainingMixin, Variables, keras.Mode
         """
         with tf.device(None if device == "auto" else device), keras.StatelessScope():
             # Variables made in here ask for their values when the scope is left.
-            model = cls(config) if dtype is None else cls(config, dtype=dtype)
+            made: Any = cls
+            model = made(config) if dtype is None else made(config, dtype=dtype)
             weights.assign(model, stored, head=cls.head, config=model.config)
-        return model
+        return cast(PreTrainedModel, model)
 
     def _weights(self) -> Iterator[Stored]:
         return weights.extract(self)
@@ -115,6 +115,7 @@ class PreTrainedModel(PretrainedModelMixin, TrainingMixin, Variables, keras.Mode
 
     # ---- running
 
+    @tf.autograph.experimental.do_not_convert  # type: ignore[untyped-decorator]
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """What `call` returns, for its arguments or for one tensor, list, tuple or dict of them."""
         named: dict[str, Any] = {}
@@ -236,7 +237,7 @@ class PreTrainedModel(PretrainedModelMixin, TrainingMixin, Variables, keras.Mode
 
     # ---- saving
 
-    def save_pretrained(
+    def save_pretrained(  # type: ignore[override]
         self,
         save_directory: str | os.PathLike[str],
         saved_model: bool = False,
@@ -298,7 +299,7 @@ def _register(kind: type[ModelOutput]) -> None:
     def unflatten(names: tuple[str, ...], values: tuple[Any, ...]) -> ModelOutput:
         return kind(**dict(zip(names, values, strict=True)))
 
-    optree.register_pytree_node(kind, flatten, unflatten, namespace="keras")
+    optree.register_pytree_node(kind, flatten, unflatten, namespace="keras")  # type: ignore[arg-type]
 
 
 for _kind in (

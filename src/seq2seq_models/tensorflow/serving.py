@@ -14,11 +14,11 @@ from ..core.outputs import ModelOutput
 from .attention import causal_mask, padding_mask
 
 if TYPE_CHECKING:
-    from ..core.config import Seq2SeqConfig
+    from ..core.config import PretrainedConfig
     from .model import PreTrainedModel
 
 
-def stacked(output: ModelOutput, config: Seq2SeqConfig) -> ModelOutput:
+def stacked(output: ModelOutput, config: PretrainedConfig) -> ModelOutput:
     """The output with each tuple of tensors as one tensor, and without what the config does not ask for."""
     found: dict[str, Any] = {}
     for name, value in output.items():
@@ -107,8 +107,8 @@ def functions(model: PreTrainedModel) -> tuple[Served, dict[str, Any]]:
     ids = tf.TensorSpec([None, None], tf.int32)
     named = {"serving_default": tf.function(served.default).get_concrete_function(**model.input_signature)}
     if model.head == "conditional":
-        attention = model.get_decoder().layers[0].self_attn  # type: ignore[attr-defined]
-        sizes = [len(model.get_decoder().layers), None, attention.num_heads, None, attention.head_dim]  # type: ignore[attr-defined]
+        attention = model.get_decoder().layers[0].self_attn
+        sizes = [len(model.get_decoder().layers), None, attention.num_heads, None, attention.head_dim]
         entry = tf.TensorSpec(sizes, model.compute_dtype)
         named["encode"] = tf.function(served.encode).get_concrete_function(input_ids=ids, attention_mask=ids)
         named["decode_step"] = tf.function(served.decode_step).get_concrete_function(

@@ -14,9 +14,6 @@ from keras import ops
 from ..core.outputs import ModelOutput
 from ..errors import InputError
 
-if TYPE_CHECKING:
-    from ..core.config import Seq2SeqConfig
-
 OWN_LOSS = ("auto", "auto_with_warning", "passthrough", None)
 """What `compile` may be given as loss to mean the model's own."""
 
@@ -44,7 +41,6 @@ class TrainingMixin:
     """`compile`, `fit`, `evaluate` and `predict` for the models, over what Keras does for any model."""
 
     if TYPE_CHECKING:
-        config: Seq2SeqConfig
         call: Callable[..., Any]
 
     _has_own_loss = True
@@ -163,7 +159,7 @@ class TrainingMixin:
         """
         names = self.argument_names()
         if isinstance(inputs, Mapping) or hasattr(inputs, "keys"):
-            return {name: inputs[name] for name in inputs.keys() if name in names and inputs[name] is not None}  # noqa: SIM118
+            return {name: inputs[name] for name in inputs.keys() if name in names and inputs[name] is not None}
         if not isinstance(inputs, list | tuple):
             return {} if inputs is None else {names[0]: inputs}
         if len(inputs) > len(names):
@@ -215,9 +211,7 @@ class TrainingMixin:
 class Batches:
     """Batches of examples, in a new order each time they are gone through if `shuffle`."""
 
-    def __init__(
-        self, names: list[str], dataset: Any, size: int, shuffle: bool, collate: Callable[..., Any]
-    ) -> None:
+    def __init__(self, names: list[str], dataset: Any, size: int, shuffle: bool, collate: Callable[..., Any]) -> None:
         self.names, self.dataset, self.size, self.shuffle, self.collate = names, dataset, size, shuffle, collate
         self.options: dict[str, Any] = {}
         self.drop_remainder = False
@@ -237,7 +231,7 @@ class Batches:
         given = self.collate([dict(self.dataset[int(row)]) for row in rows], **self.options)
         columns = {
             "labels" if name in ("label", "label_ids") else name: np.asarray(given[name])
-            for name in given.keys()  # noqa: SIM118
+            for name in given.keys()
             if given[name] is not None
         }
         labels = columns.pop("labels", None)
@@ -252,7 +246,8 @@ class Batches:
     def signature(self) -> Any:
         """Dtypes and ranks of a batch; its sizes may differ."""
         return tf.nest.map_structure(
-            lambda values: tf.TensorSpec([None] * values.ndim, values.dtype), self.batch(range(min(2, len(self.dataset))))
+            lambda values: tf.TensorSpec([None] * values.ndim, values.dtype),
+            self.batch(range(min(2, len(self.dataset)))),
         )
 
 

@@ -67,9 +67,7 @@ class Stack(Part):
         self.config.max_position_embeddings = new_num_position_embeddings
         self.embed_positions.resize(new_num_position_embeddings, self.config.init_std)
 
-    def _embed(
-        self, ids: Any, embeds: Any, start: Any = 0, positions: Any = None, training: bool = False
-    ) -> Any:
+    def _embed(self, ids: Any, embeds: Any, start: Any = 0, positions: Any = None, training: bool = False) -> Any:
         """Token and position vectors [B, T, D], normed where the family does so.
 
         BlenderbotSmall's encoder norms token + position, its decoder norms the token and adds the position after.
@@ -252,6 +250,10 @@ class Decoder(Stack):
             len(self.layers), rows, attention.num_heads, length, attention.head_dim, self.compute_dtype
         )
 
+    def packed(self) -> tuple[tuple[Any, Any], ...]:
+        """For every layer, the self-attention's projections in one, for `step`."""
+        return tuple(layer.self_attn.packed() for layer in self.layers)
+
     def step(
         self,
         tokens: Any,
@@ -262,6 +264,7 @@ class Decoder(Stack):
         memory_mask: Any = None,
         *,
         positions: Any = None,
+        packed: Sequence[tuple[Any, Any]] | None = None,
         need_weights: bool = False,
         need_hidden: bool = False,
     ) -> tuple[Any, Entries, tuple[Any, Any, Any]]:
@@ -278,6 +281,7 @@ class Decoder(Stack):
             self_mask: additive [R or 1, 1, T, L].
             memory_mask: additive [B, 1, 1, S], or None.
             positions: int32 [T]; `start` and on by default.
+            packed: what `packed` gives; the same numbers, read faster.
             need_weights, need_hidden: fill the details.
 
         Returns:
@@ -286,9 +290,9 @@ class Decoder(Stack):
         details = Details(need_weights, need_hidden)
         start = ops.cast(start, "int32")
         hidden = self._embed(tokens, None, start, positions)
-        pairs = cross or (None,) * len(self.layers)
-        held = [LayerCache(own, other, start) for own, other in zip(cache, pairs, strict=True)]
         none = (None,) * len(self.layers)
+        parts = zip(cache, cross or none, packed or none, strict=True)
+        held = [LayerCache(own, other, start, weights) for own, other, weights in parts]
         hidden = self._run(
             hidden,
             self_mask,

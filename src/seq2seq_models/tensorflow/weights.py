@@ -16,7 +16,7 @@ from ..core.storage.stored import NUMPY_NAMES, Stored
 from ..errors import CheckpointError
 
 if TYPE_CHECKING:
-    from ..core.config import Seq2SeqConfig
+    from ..core.config import PretrainedConfig
     from .model import PreTrainedModel
 
 STORED_NAMES = {"float64": "F64", "float32": "F32", "float16": "F16", "bfloat16": "BF16", "int64": "I64",
@@ -24,7 +24,7 @@ STORED_NAMES = {"float64": "F64", "float32": "F32", "float16": "F16", "bfloat16"
 """How safetensors spells a dtype."""
 
 
-def assign(model: PreTrainedModel, weights: Mapping[str, Stored], *, head: Head, config: Seq2SeqConfig) -> None:
+def assign(model: PreTrainedModel, weights: Mapping[str, Stored], *, head: Head, config: PretrainedConfig) -> None:
     """Says where the variables of a model take their first values from; those that are absent are drawn.
 
     Args:

@@ -162,4 +162,3 @@ def _penalty(task: Task, length: Array) -> Array:
     """length ** length_penalty, float32 [1, 1]."""
     xp = task.xp
     return xp.take(task.numbers.penalties, xp.reshape(length, (1,)), 0)[:, None]
-

@@ -37,7 +37,7 @@ def contrastive_search(task: Task) -> Found:
         logits = task.decoder.logits(state["hidden"])
         scores = task.score(ids, length, logits)
         task.host.seen(details, logits, scores, length)
-        chosen, tokens, state = _choose(task, state, scores)
+        tokens, state = _choose(task, state, scores)
         if settings.end:
             tokens = xp.where(state["open"], tokens, settings.pad)
         ids = xp.put(ids, length, tokens[:, None], 1)
@@ -61,8 +61,8 @@ def contrastive_search(task: Task) -> Found:
     return Found(end["ids"], end["length"])
 
 
-def _choose(task: Task, state: State, scores: Array) -> tuple[Array, Array, State]:
-    """The chosen candidate of each row, int32 [B], its token, and the state that knows it."""
+def _choose(task: Task, state: State, scores: Array) -> tuple[Array, State]:
+    """The chosen token of each row, int32 [B], and the state that knows it."""
     xp, numbers, length = task.xp, task.numbers, state["length"]
     count = min(task.settings.top_k, scores.shape[1])
     chances, candidates = xp.top_k(xp.softmax(scores), count)
@@ -73,10 +73,10 @@ def _choose(task: Task, state: State, scores: Array) -> tuple[Array, Array, Stat
     if task.allowed is not None:
         seen = seen & task.allowed[:, None, :]
     worst = xp.max(xp.where(seen, cosines, LOWEST), axis=2)
-    chosen = xp.argmax((1.0 - numbers.alpha) * chances - numbers.alpha * worst)
+    alpha: Array = numbers.alpha
+    chosen = xp.argmax((1.0 - alpha) * chances - alpha * worst)
     place = chosen[:, None]
     return (
-        chosen,
         xp.take_along(candidates, place)[:, 0],
         {
             **state,
@@ -91,4 +91,3 @@ def _directions(task: Task, hidden: Array) -> Array:
     """States [B, T, D] as float32 of length one."""
     hidden = task.xp.cast(hidden, "float32")
     return hidden / task.xp.sqrt(task.xp.sum(hidden * hidden, axis=2, keepdims=True))
-

@@ -1,6 +1,7 @@
 """The decoder's side of a loop: masks and caches of fixed length around a model's own step.
 
-Letters in shapes: B inputs, R rows, T tokens, C places of the cache, S source, H heads, K per head, D model, V vocabulary.
+Letters in shapes: B inputs, R rows, T tokens, C places of the cache, S source, H heads, K per head, D model, V
+vocabulary.
 """
 
 from __future__ import annotations
@@ -37,8 +38,12 @@ class Steps(Protocol):
         self_mask: Array,
         memory_mask: Array | None,
         positions: Array | None,
+        packed: Any,
     ) -> tuple[Array, Entries, Any]:
         """States [R, T, D] of tokens at places from `start`, the cache with them in it, and details."""
+
+    def packed(self) -> Any:
+        """Weights arranged for steps, made once before the loop; or None."""
 
     def head(self, hidden: Array) -> Array:
         """Logits float32 [..., V] of states [..., D]."""
@@ -63,6 +68,7 @@ class Decoder:
         cross: keys and values of the encoder's output; None without one.
         memory_mask: additive [B, 1, 1, S], or None.
         allowed: bool [R, at least C], False where the prompt is padding; None if it has none.
+        packed: weights arranged for steps.
     """
 
     xp: Arrays
@@ -72,8 +78,11 @@ class Decoder:
     cross: Entries | None
     memory_mask: Array | None
     allowed: Array | None
+    packed: Any = None
 
-    def read(self, tokens: Array, start: Array, cache: Entries, sight: Sight | None = None) -> tuple[Array, Entries, Any]:
+    def read(
+        self, tokens: Array, start: Array, cache: Entries, sight: Sight | None = None
+    ) -> tuple[Array, Entries, Any]:
         """States [R, T, D] of tokens int32 [R, T] at places from `start`, the cache with them, and details."""
         xp, count = self.xp, tokens.shape[1]
         places, own = xp.arange(self.capacity)[None, :], start + xp.arange(count)[:, None]
@@ -87,7 +96,7 @@ class Decoder:
         if self.allowed is not None:
             seen = seen & self.allowed[:, None, None, : self.capacity]
         mask = additive(xp, seen, self.steps.dtype)
-        return self.steps.step(tokens, start, cache, self.cross, mask, self.memory_mask, positions)
+        return self.steps.step(tokens, start, cache, self.cross, mask, self.memory_mask, positions, self.packed)
 
     def logits(self, hidden: Array) -> Array:
         """Logits float32 [R, V] for states [R, D]."""

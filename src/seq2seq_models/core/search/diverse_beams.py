@@ -1,6 +1,7 @@
 """Diverse beam search over arrays of fixed shapes: beams in groups, each kept from saying what earlier ones say.
 
-Letters in shapes: B inputs, G groups, g beams per group, n = G * g, k candidates, L width of the sequences, V vocabulary.
+Letters in shapes: B inputs, G groups, g beams per group, n = G * g, k candidates, L width of the sequences, V
+vocabulary.
 """
 
 from __future__ import annotations
@@ -67,7 +68,10 @@ def _step(task: Task, state: State) -> State:
     cache = task.decoder.reorder(state["cache"], state["rows"])
     logits, cache, details = task.next_logits(ids, length, cache)
     scores = xp.reshape(xp.log_softmax(logits), (batch, count, size, logits.shape[1]))
-    groups, ruled, taken, arrived = [], [], [], state["arrived"]
+    groups: list[State] = []
+    ruled: list[Array] = []
+    taken: list[Array] = []
+    arrived = state["arrived"]
     for index, group in enumerate(state["groups"]):
         flat = xp.reshape(scores[:, index], (batch * size, logits.shape[1]))
         own = xp.reshape(group["running"], (batch * size, width))
@@ -173,7 +177,7 @@ def _finish(task: Task, state: State) -> Found:
             entry = (group["scores"][:, beam], group["running"][:, beam], group["running_rows"][:, beam])
             group, arrived = _add(task, group, entry, ~group["is_done"], state["length"], arrived)
         groups.append(group)
-    batch, size, width = groups[0]["finished"].shape
+    batch, _, width = groups[0]["finished"].shape
     # Of equal scores the one that came last is first: so the order of transformers 4.51.3 has it.
     orders = [xp.argsort(group["arrivals"]) for group in groups]
     pairs = list(zip(groups, orders, strict=True))

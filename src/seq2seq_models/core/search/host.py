@@ -51,12 +51,10 @@ class HostLoop(Host):
         self.deadline = None if self.max_time is None else time.monotonic() + self.max_time
         self.shown = self.prompt_length
 
-    def begin(self, ids: Array, copies: int) -> None:
-        """Before the first step, with the sequences [R, L]."""
-        import numpy as np
-
+    def begin(self, ids: Array) -> None:
+        """Before the first step, with the prompt of every row, or of every input if there are beams."""
         if self.streamer is not None:
-            self.streamer.put(np.asarray(ids)[::copies, : self.prompt_length])
+            self.streamer.put(ids)
 
     def seen(self, details: Any, logits: Array, scores: Array, length: Array) -> None:
         if self.keeps_logits:
@@ -103,6 +101,7 @@ class HostLoop(Host):
         if self.is_beams and self.shown < sequences.shape[1]:
             self.streamer.put(np.asarray(sequences)[0, self.shown :])
         self.streamer.end()
+
 
 def _agreed(state: State, length: int) -> int:
     """How many tokens all that may still win for the first input have in common, the prompt included."""

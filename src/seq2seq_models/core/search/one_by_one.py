@@ -50,9 +50,11 @@ def one_by_one(task: Task) -> Found:
 def _draw(task: Task, scores: Array, length: Array) -> Array:
     """One token per row, int32 [R], drawn from softmax(scores [R, V])."""
     xp, numbers = task.xp, task.numbers
-    mass = xp.cumsum(xp.softmax(scores))
-    total = mass[:, -1:]
+    chances = xp.softmax(scores)
+    # Sums rounded in another order may fall from one place to the next: nothing without probability may be found there.
+    mass = xp.where(chances > 0, xp.cumsum(chances), 0.0)
+    total = xp.max(mass, axis=1, keepdims=True)
     number = xp.noise(numbers.seed, length - numbers.prompt_length, scores.shape[0], 1) * total
-    # Kept below the total: the first token whose mass exceeds the number always has a probability.
+    # Kept below the total, so that some mass exceeds it.
     number = xp.minimum(number, total * BELOW_ONE)
-    return xp.sum(xp.cast(mass <= number, "int32"), axis=1)
+    return xp.argmax(xp.cast(mass > number, "int32"))

@@ -1,4 +1,4 @@
-"""From a resolved plan of decoding to what a compiled loop is given: lengths in buckets, numbers apart from structure."""
+"""From a resolved plan to what a compiled loop is given: lengths in buckets, numbers apart from structure."""
 
 from __future__ import annotations
 
@@ -44,20 +44,20 @@ def facts(config: Any) -> tuple[Any, ...]:
 
 
 def prepare(
-    plan: Plan, mode: GenerationMode, positions: int, processors: Sequence[Processor], source_length: int
+    plan: Plan, mode: GenerationMode, positions: int, processors: Sequence[Processor], memory_length: int
 ) -> tuple[Settings, Numbers]:
-    """Settings and numbers for a loop; the numbers as Python's and NumPy's, the seed and the rules' source left open.
+    """Settings and numbers for a loop; the numbers as Python's and NumPy's, the seed left open.
 
     Args:
         plan: as `decoding.plan` returned it.
         mode: the strategy.
         positions: rows of the model's position table.
         processors: the user's own.
-        source_length: columns of the source.
+        memory_length: columns that the decoder attends to.
     """
     import numpy as np
 
-    config = plan.config
+    config, source = plan.config, source_of(plan)
     rules, rule_numbers, late_rules, late_numbers = [], [], [], []
     for rule in plan.rules:
         alone, numbers, _ = split(rule)
@@ -81,7 +81,7 @@ def prepare(
         pad=plan.pad,
         early_stopping=config.early_stopping,
         penalty_is_positive=config.length_penalty > 0.0,
-        top_k=config.top_k or 1,
+        top_k=(config.top_k or 1) if mode is GenerationMode.CONTRASTIVE_SEARCH else 1,
         use_cache=config.use_cache is not False,
         rules=tuple(rules),
         late_rules=tuple(late_rules),
@@ -92,7 +92,9 @@ def prepare(
     return settings, Numbers(
         max_length=plan.max_length,
         prompt_length=plan.prompt_length,
-        source_length=source_length,
+        memory_length=memory_length,
+        source_length=0 if source is None else source.shape[1],
+        source=source,
         rules=tuple(rule_numbers),
         late_rules=tuple(late_numbers),
         penalties=penalties,
@@ -102,7 +104,8 @@ def prepare(
 
 def source_of(plan: Plan) -> Any:
     """The source that the plan's rules look at, or None."""
-    return next((rule.source for rule in plan.rules if getattr(rule, "source", None) is not None), None)
+    sources = (getattr(rule, "source", None) for rule in plan.rules)
+    return next((source for source in sources if source is not None), None)
 
 
 def typed(numbers: Numbers) -> Numbers:
@@ -116,6 +119,7 @@ def typed(numbers: Numbers) -> Numbers:
         numbers,
         max_length=np.int32(numbers.max_length),
         prompt_length=np.int32(numbers.prompt_length),
+        memory_length=np.int32(numbers.memory_length),
         source_length=np.int32(numbers.source_length),
         rules=tuple(tuple(map(one, held)) for held in numbers.rules),
         late_rules=tuple(tuple(map(one, held)) for held in numbers.late_rules),

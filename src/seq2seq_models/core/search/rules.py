@@ -56,7 +56,8 @@ NUMBERS: dict[type[rules.Rule], tuple[str, ...]] = {
 def split(rule: rules.Rule) -> tuple[rules.Rule, tuple[int | float, ...], Any]:
     """A rule in three parts: what is compiled, the numbers that are not, and the source it looks at, if it does."""
     names = NUMBERS.get(type(rule), ())
-    numbers = tuple(getattr(rule, name) for name in names)
+    kinds = {field.name: int if field.type == "int" else float for field in fields(rule)}
+    numbers = tuple(kinds[name](getattr(rule, name)) for name in names)
     source = getattr(rule, "source", None)
     blank: dict[str, Any] = dict.fromkeys(names, 0)
     if source is not None:

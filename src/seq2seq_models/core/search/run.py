@@ -60,7 +60,7 @@ def run(
     """
     states, cross, memory_mask = inputs.states, None, None
     if inputs.mask is not None:
-        memory_mask = source_mask(xp, inputs.mask, numbers.source_length, steps.dtype)
+        memory_mask = source_mask(xp, inputs.mask, numbers.memory_length, steps.dtype)
     if states is None and (inputs.ids is not None or inputs.embeds is not None):
         states = steps.encode(inputs.ids, inputs.embeds, memory_mask)
     if states is not None:
@@ -69,7 +69,8 @@ def run(
     ids = xp.repeat(inputs.prompt, copies)
     allowed = None if inputs.prompt_mask is None else xp.repeat(inputs.prompt_mask, copies) != 0
     more = settings.top_k if settings.mode is GenerationMode.CONTRASTIVE_SEARCH else 0
-    decoder = Decoder(xp, steps, ids.shape[0], settings.width - 1 + more, cross, memory_mask, _wider(xp, allowed, more))
+    capacity, seen = settings.width - 1 + more, _wider(xp, allowed, more)
+    decoder = Decoder(xp, steps, ids.shape[0], capacity, cross, memory_mask, seen, steps.packed())
     task = Task(xp, settings, numbers, decoder, ids, allowed, host or Host())
     found = LOOPS[settings.mode](task)
     is_written = xp.arange(settings.width)[None, :] < found.length

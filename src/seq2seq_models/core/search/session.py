@@ -1,4 +1,4 @@
-"""A call of `generate` on a framework that compiles: checked, put into buckets, run, and given back as it was asked for.
+"""A call of `generate` on a framework that compiles: checked, put into buckets, run, and given back as asked.
 
 Letters in shapes: B inputs, L width of the sequences, S source, D model.
 """
@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Protocol
 
 from ...errors import GenerationError, InputError
-from ..decoding import CAUSAL_INPUTS, ENCODER_DECODER_INPUTS, Plan, plan, resolve
+from ..decoding import CAUSAL_INPUTS, ENCODER_DECODER_INPUTS, plan, resolve
 from ..generation_config import GenerationConfig
 from ..generation_rules import tokens_of
 from ..outputs import (
@@ -23,10 +23,10 @@ from ..outputs import (
 from ..settings.generation_options import GenerationMode
 from ..stop_strings import StopStrings
 from ..strategies import strategy
-from .arrays import Array, Arrays
+from .arrays import Arrays
 from .decoder import Steps
 from .host import Criterion, HostLoop
-from .preparation import bucket, prepare, source_of, typed
+from .preparation import bucket, prepare, typed
 from .run import Inputs, run
 from .task import Found, Numbers, Processor, Settings
 
@@ -40,14 +40,25 @@ HEAD_MASKS = ("head_mask", "decoder_head_mask", "cross_attn_head_mask")
 class Wing(Protocol):
     """What a framework offers."""
 
-    xp: Arrays
-    host_xp: Arrays
+    @property
+    def xp(self) -> Arrays:
+        """The array namespace of compiled loops."""
+
+    @property
+    def host_xp(self) -> Arrays:
+        """The same for loops on the host."""
+
+    host_option: str
+    """The argument of `generate` that asks for the loop on the host, whatever the call needs."""
 
     keeps_width: bool
     """Whether sequences always come back with `max_length` columns, as they do inside compiled code."""
 
     def is_symbolic(self, x: Any) -> bool:
         """Whether the values of an array are not known yet, because the caller's own code is being compiled."""
+
+    def is_tracing(self) -> bool:
+        """Whether the call is part of what is being compiled, even if no array of its inputs is symbolic."""
 
     def concrete(self, x: Any) -> Any:
         """An array of ids or of a mask as a NumPy array, or as it is where it is symbolic."""
@@ -106,14 +117,13 @@ class Session:
         self.config, self.given = config, {name: self._concrete(name, value) for name, value in given.items()}
         self._check_inputs()
         prompt, prompt_mask = self._decoder_prompt() if self.is_seq2seq else self._prompt()
-        source = self.given.get("input_ids") if self.is_seq2seq else None
         self.plan = plan(
             config,
             model_config,
             prompt.shape[1],
             max_length_given=request.options.get("max_length") is not None,
             prefix_allowed_tokens_fn=request.prefix_allowed_tokens_fn,
-            source=source,
+            source=self.given.get("input_ids"),
         )
         self.details = (
             bool(config.return_dict_in_generate and config.output_attentions),
@@ -125,7 +135,7 @@ class Session:
                 "contrastive search does not collect them. Leave them out, or use the PyTorch model."
             )
         self.needs_host = bool(self._host_options())
-        self.is_traced = any(map(self._is_symbolic, (prompt, *self.given.values())))
+        self.is_traced = wing.is_tracing() or any(map(self._is_symbolic, (prompt, *self.given.values())))
         if self.is_traced and self.needs_host:
             raise GenerationError(
                 f"{', '.join(self._host_options())} must be unset inside compiled code, which the host cannot look "
@@ -135,20 +145,25 @@ class Session:
 
     # ---- running
 
-    def run(self) -> Array | ModelOutput:
+    def run(self) -> Any:
         """The output object."""
-        if self.needs_host or self.request.on_host:
+        if self.needs_host:
             return self._run_on_host()
         settings, numbers, inputs = self._prepared(is_bucketed=True)
         call = self.wing.traced(settings) if self.is_traced else self.wing.compiled(settings)
         return self._output(call(inputs, numbers), None, self.given.get("encoder_outputs"))
 
-    def _run_on_host(self) -> Array | ModelOutput:
+    def _run_on_host(self) -> Any:
+        import numpy as np
+
         config, request = self.config, self.request
         wants_details = any(self.details)
         encoder_outputs = self.given.get("encoder_outputs")
         if self.is_seq2seq and wants_details and encoder_outputs is None:
-            encoder_outputs = self.given["encoder_outputs"] = self.wing.encoded(self.given, self.details)
+            given = self.given
+            if given.get("attention_mask") is None and given.get("input_ids") is not None:
+                given["attention_mask"] = self._mask_of_padding(given["input_ids"])
+            encoder_outputs = given["encoder_outputs"] = self.wing.encoded(given, self.details)
         settings, numbers, inputs = self._prepared(is_bucketed=not wants_details)
         records = bool(config.return_dict_in_generate)
         host = HostLoop(
@@ -163,7 +178,7 @@ class Session:
             wants_details=wants_details,
             is_beams=config.num_beams > 1,
         )
-        host.begin(self.prompt, config.num_beams)
+        host.begin(np.repeat(self.prompt, 1 if config.num_beams > 1 else config.num_return_sequences, 0))
         found = run(self.wing.host_xp, self.wing.steps(self.details), settings, numbers, inputs, host)
         output = self._output(found, host, encoder_outputs)
         host.end(output.sequences)
@@ -176,8 +191,9 @@ class Session:
             "`stopping_criteria`": request.criteria,
             "`prefix_allowed_tokens_fn`": request.prefix_allowed_tokens_fn,
             "`streamer`": request.streamer,
-            "`max_time`": config.max_time,
+            "`max_time`": config.max_time is not None,
             "`stop_strings`": config.stop_strings,
+            f"`{self.wing.host_option}`": request.on_host,
         }
         if config.return_dict_in_generate:
             names = ("output_scores", "output_logits", "output_attentions", "output_hidden_states")
@@ -186,7 +202,7 @@ class Session:
 
     def _prepared(self, is_bucketed: bool) -> tuple[Settings, Numbers, Inputs]:
         """Settings, numbers and arrays of the loop."""
-        wing, given = self.wing, self.given
+        wing = self.wing
         positions = self.model_config.max_position_embeddings
         ids, embeds, states, mask = self._memory()
         lengths = [x.shape[1] for x in (ids, embeds, states) if x is not None]
@@ -194,9 +210,9 @@ class Session:
         settings, numbers = prepare(self.plan, self.mode, positions, tuple(self.request.processors or ()), length)
         numbers = typed(numbers)
         room = bucket(length, positions) if is_bucketed and lengths else length
-        rules_source = source_of(self.plan)
-        if rules_source is not None:
-            numbers = replace(numbers, source=_wide(wing.xp, self._int32(rules_source), bucket(length, positions), 0))
+        if numbers.source is not None:
+            columns = bucket(numbers.source.shape[1], positions)
+            numbers = replace(numbers, source=_wide(wing.xp, self._int32(numbers.source), columns, 0))
         if settings.do_sample:
             numbers = replace(numbers, seed=wing.seed())
         prompt_mask = self.prompt_mask
@@ -239,23 +255,47 @@ class Session:
                 f"{', '.join(f'`{name}`' for name in masks)} must be None in `generate` on this framework, got an "
                 "array. Use the PyTorch model to generate with heads masked."
             )
-        ids = given.get("input_ids")
-        if ids is None:
-            return
+        for name, shape in (("input_ids", "[B, S]"), ("decoder_input_ids", "[B, T]")):
+            if given.get(name) is not None:
+                self._check_ids(name, shape, given[name])
+        self._check_masks()
+        ids, most = given.get("input_ids"), self.model_config.max_position_embeddings
+        if self.is_seq2seq and ids is not None and ids.shape[1] > most:
+            raise InputError(
+                f"the sequence must have at most {most} positions (max_position_embeddings), got {ids.shape[1]}. "
+                "Truncate the input, or call resize_position_embeddings."
+            )
+
+    def _check_ids(self, name: str, shape: str, ids: Any) -> None:
         if len(ids.shape) != 2 or not _is_whole(ids):
-            raise InputError(f"`input_ids` must be integers [B, S], got {_name(ids.dtype)} {list(ids.shape)}.")
+            raise InputError(f"`{name}` must be integers {shape}, got {_name(ids.dtype)} {list(ids.shape)}.")
+        if None in tuple(ids.shape):
+            raise InputError(
+                f"`{name}` must have a known shape inside compiled code, got {list(ids.shape)}. Give the function an "
+                "input signature without None."
+            )
         size = self.model_config.vocab_size
         if not self._is_symbolic(ids) and ids.size and (ids.min() < 0 or ids.max() >= size):
             raise InputError(
                 f"token ids must be between 0 and {size - 1}, got ids from {ids.min()} to {ids.max()}. "
                 "Use the tokenizer of this checkpoint, or resize_token_embeddings."
             )
-        most = self.model_config.max_position_embeddings
-        if self.is_seq2seq and ids.shape[1] > most:
-            raise InputError(
-                f"the sequence must have at most {most} positions (max_position_embeddings), got {ids.shape[1]}. "
-                "Truncate the input, or call resize_position_embeddings."
-            )
+
+    def _check_masks(self) -> None:
+        """Masks have a column for each of what they are about: a bucket's filling would hide that they do not."""
+        given, outputs = self.given, self.given.get("encoder_outputs")
+        about = {
+            "attention_mask": ("input_ids", "inputs_embeds"),
+            "decoder_attention_mask": ("decoder_input_ids",),
+            "encoder_attention_mask": ("encoder_hidden_states",),
+        }
+        for name, sources in about.items():
+            shapes = [given[source].shape for source in sources if given.get(source) is not None]
+            if name == "attention_mask" and outputs is not None:
+                shapes = [_states(outputs).shape]
+            mask = given.get(name)
+            if mask is not None and shapes and tuple(mask.shape) != tuple(shapes[0][:2]):
+                raise InputError(f"`{name}` must be {list(shapes[0][:2])}, got {list(mask.shape)}.")
 
     def _memory(self) -> tuple[Any, Any, Any, Any]:
         """The source's ids, vectors, states and 1/0 mask, each None where there is none."""
@@ -267,7 +307,7 @@ class Session:
         outputs = given.get("encoder_outputs")
         ids, embeds, mask = given.get("input_ids"), given.get("inputs_embeds"), given.get("attention_mask")
         states = None if outputs is None else _states(outputs)
-        if mask is None and ids is not None and (outputs is None or any(self.details)):
+        if mask is None and ids is not None and outputs is None:
             mask = self._mask_of_padding(ids)
         source = states if states is not None else ids if ids is not None else embeds
         return ids, embeds, states, _ones(mask, source)
@@ -311,8 +351,11 @@ class Session:
             raise InputError("`generate` needs `input_ids`, `inputs_embeds` or `encoder_outputs`, got none of them.")
         start = config.decoder_start_token_id if config.decoder_start_token_id is not None else config.bos_token_id
         if start is None:
-            raise GenerationError("`decoder_start_token_id` (or `bos_token_id`) must be set to begin with, got neither.")
-        rows = (_states(outputs) if outputs is not None else ids if ids is not None else embeds).shape[0]
+            raise GenerationError(
+                "`decoder_start_token_id` (or `bos_token_id`) must be set to begin with, got neither."
+            )
+        source: Any = _states(outputs) if outputs is not None else ids if ids is not None else embeds
+        rows = source.shape[0]
         starts = np.asarray(tokens_of(start), np.int32)
         if len(starts) not in (1, rows):
             raise GenerationError(
@@ -332,7 +375,7 @@ class Session:
 
     # ---- what comes back
 
-    def _output(self, found: Found, host: HostLoop | None, encoder_outputs: Any) -> ModelOutput:
+    def _output(self, found: Found, host: HostLoop | None, encoder_outputs: Any) -> Any:
         is_beam = found.scores is not None
         # Its length is known where the values are; inside compiled code every sequence has the full width.
         length = self.plan.max_length if self.is_traced or self.wing.keeps_width else int(found.length)

@@ -1,6 +1,7 @@
 """What a decoding loop is given: settings it is compiled for, numbers it takes anew, and the decoder's step.
 
-Letters in shapes: B inputs, n beams, R = B * n (or B * num_return_sequences) rows, L width of the sequences, V vocabulary.
+Letters in shapes: B inputs, n beams, R = B * n (or B * num_return_sequences) rows, L width of the sequences, V
+vocabulary.
 """
 
 from __future__ import annotations
@@ -64,7 +65,8 @@ class Numbers:
     Attributes:
         max_length: int32 scalar, tokens of the whole output.
         prompt_length: int32 scalar.
-        source_length: int32 scalar, columns of the source that are not filled up.
+        memory_length: int32 scalar, columns that the decoder attends to that are not filled up.
+        source_length: int32 scalar, columns of `source` that are not filled up.
         rules, late_rules: the numbers of each rule.
         source: int32 [B, S], for the rules that look at it; or None.
         penalties: float32 [L + 1], length ** length_penalty.
@@ -74,6 +76,7 @@ class Numbers:
 
     max_length: Array
     prompt_length: Array
+    memory_length: Array
     source_length: Array
     rules: tuple[tuple[Array, ...], ...]
     late_rules: tuple[tuple[Array, ...], ...]
@@ -86,8 +89,8 @@ class Numbers:
 class Host:
     """What happens between steps outside compiled code; nothing here. Loops with a host of their own are not compiled.
 
-    A loop calls `seen` with each step's details, logits and scores, `over` for the rows that something outside ends, and
-    `chosen` with the state after each step.
+    A loop calls `seen` with each step's details, logits and scores, `over` for the rows that something outside ends,
+    and `chosen` with the state after each step.
     """
 
     wants_details: bool = False

@@ -1,0 +1,197 @@
+"""`generate` in TensorFlow: what every compiling framework must do (compiled.py), and what Keras asks for besides."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import nullcontext
+from typing import Any, ClassVar
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+import seq2seq_models
+from seq2seq_models.errors import InputError
+from seq2seq_models.tensorflow import generation
+
+from . import compiled
+from .combinations import source
+from .compiled import CONTRAST, GROUPS, copied, near, numbers, original, plain, twin
+from .tiny import FAMILIES
+from .tiny_tensorflow import LIBRARY_WARNINGS
+
+pytestmark = [pytest.mark.reference, LIBRARY_WARNINGS]
+
+
+class TensorFlow:
+    """See compiled.Side."""
+
+    eager: ClassVar[dict[str, Any]] = {"run_eagerly": True}
+    keeps_width: ClassVar[bool] = False
+
+    def load(self, folder: str, name: str) -> Any:
+        return getattr(seq2seq_models, "TF" + name).from_pretrained(folder)
+
+    def generate(self, model: Any, **options: Any) -> Any:
+        return model.generate(**{"return_dict_in_generate": True, **options})
+
+    def array(self, x: Any) -> Any:
+        return tf.constant(x)
+
+    def seeded(self, seed: int) -> dict[str, Any]:
+        return {"seed": (7, seed)}
+
+    def compiled_loops(self) -> int:
+        loops = [function for program, function in generation._PROGRAMS.items() if program.piece == "decode"]
+        return sum(function.experimental_get_tracing_count() for function in loops)
+
+    def leaf(self, model: Any) -> Any:
+        return model.weights[0]
+
+    def inside(self, call: Callable[[Any], Any]) -> list[Callable[[Any], Any]]:
+        return [tf.function(call, autograph=False, jit_compile=compiled) for compiled in (False, True)]
+
+    def no_even(self, ids: Any, scores: Any, length: Any) -> Any:
+        return tf.where(tf.range(scores.shape[1]) % 2 == 0, -float("inf"), scores)
+
+    def encoder_outputs(self, model: Any, inputs: dict[str, Any]) -> Any:
+        return model.encode(**{name: tf.constant(value) for name, value in inputs.items()})
+
+    def many_shapes(self) -> Any:
+        return nullcontext()
+
+
+class TestCombinations(compiled.Combinations):
+    side = TensorFlow()
+
+
+class TestCompilations(compiled.Compilations):
+    side = TensorFlow()
+
+
+class TestSampling(compiled.Sampling):
+    side = TensorFlow()
+
+
+class TestInputs(compiled.Inputs):
+    side = TensorFlow()
+
+
+class TestOutputs(compiled.Outputs):
+    side = TensorFlow()
+
+
+class TestCallbacks(compiled.Callbacks):
+    side = TensorFlow()
+
+
+class TestInside(compiled.Inside):
+    side = TensorFlow()
+
+
+class TestFaults(compiled.Faults):
+    side = TensorFlow()
+
+
+@pytest.mark.parametrize(("family", "beams"), [("Pegasus", 1), ("BlenderbotSmall", 2)])
+def test_vectors_as_the_source(family, beams):
+    model, inputs = original(family), source(7)
+    options = {"num_beams": beams, "max_new_tokens": 8}
+    embeds = model.get_input_embeddings()(inputs["input_ids"]) * model.get_encoder().embed_scale
+    mask = plain(inputs)["attention_mask"]
+    for given in (embeds.detach().numpy(), tf.constant(embeds.detach().numpy())):
+        for own in ({}, TensorFlow.eager):
+            found = twin(TensorFlow(), model).generate(inputs_embeds=given, attention_mask=mask, **options, **own)
+            assert numbers(found).tolist() == model.generate(**inputs, **options).tolist()
+    with pytest.raises(InputError, match="are the same input, got both"):
+        twin(TensorFlow(), model).generate(**plain(inputs), inputs_embeds=given)
+
+
+@pytest.mark.parametrize("beams", [1, 3])
+def test_transition_scores_are_those_of_pytorch(beams):
+    model, inputs = original("Pegasus"), source(5)
+    options = {"num_beams": beams, "max_new_tokens": 9, "return_dict_in_generate": True, "output_scores": True}
+    options["num_return_sequences"] = beams
+    expected, own = model.generate(**inputs, **options), twin(TensorFlow(), model)
+    found = own.generate(**plain(inputs), **options)
+    for normalize in (False, True):
+        pairs = [
+            one.compute_transition_scores(out.sequences, out.scores, getattr(out, "beam_indices", None), normalize)
+            for one, out in ((own, found), (model, expected))
+        ]
+        near(*pairs, 2e-5)
+
+
+def test_the_result_without_a_dictionary_is_the_ids():
+    model, inputs = original("Pegasus"), source(5)
+    for given in (
+        plain(inputs)["input_ids"],
+        tf.constant(plain(inputs)["input_ids"], tf.int64),
+        inputs["input_ids"].tolist(),
+    ):
+        for own in ({}, TensorFlow.eager):
+            found = twin(TensorFlow(), model).generate(given, max_new_tokens=5, **own)
+            assert found.dtype == tf.int32 and tf.is_tensor(found)
+            assert numbers(found).tolist() == model.generate(**inputs, max_new_tokens=5).tolist()
+
+
+def test_tensorflows_own_seed_decides_without_one():
+    model, inputs = twin(TensorFlow(), original("Pegasus")), plain(source(5))
+
+    def draw(seed):
+        tf.random.set_seed(seed)
+        return numbers(model.generate(**inputs, do_sample=True, temperature=2.0, max_new_tokens=9)).tolist()
+
+    assert draw(1) == draw(1) != draw(2)
+    one = [
+        numbers(model.generate(**inputs, do_sample=True, seed=seed, max_new_tokens=9)).tolist() for seed in (4, 4, 5)
+    ]
+    assert one[0] == one[1] != one[2]
+
+
+def test_autograph_leaves_the_library_as_it_is():
+    """By default `tf.function` rewrites what it calls, and errors lose their class there."""
+    model, inputs = original("Pegasus"), source(3)
+    own, ids = twin(TensorFlow(), model), tf.constant(plain(inputs)["input_ids"])
+    found = tf.function(lambda ids: own.generate(ids, max_new_tokens=7))(ids)
+    expected = model.generate(**inputs, max_new_tokens=7)
+    assert numbers(found)[:, : expected.shape[1]].tolist() == expected.tolist()
+    with pytest.raises(Exception, match="GenerationError: `streamer` must be unset inside compiled code"):
+        tf.function(lambda ids: own.generate(ids, max_new_tokens=7, streamer=Collect()))(ids)
+
+
+def test_unknown_shapes_are_refused_by_name():
+    model = twin(TensorFlow(), original("Pegasus"))
+    function = tf.function(
+        lambda ids: model.generate(ids, max_new_tokens=3), input_signature=[tf.TensorSpec((None, None), tf.int32)]
+    )
+    with pytest.raises(InputError, match=r"`input_ids` must have a known shape .*\[None, None\]"):
+        function.get_concrete_function()
+
+
+@pytest.mark.parametrize("policy", ["mixed_bfloat16", "mixed_float16"])
+@pytest.mark.parametrize("family", FAMILIES)
+def test_mixed_precision_gives_plausible_ids(family, policy):
+    whole = twin(TensorFlow(), original(family))
+    before = keras.config.dtype_policy()
+    try:
+        keras.config.set_dtype_policy(policy)
+        mixed = copied(TensorFlow(), original(family))
+    finally:
+        keras.config.set_dtype_policy(before)
+    assert mixed.compute_dtype == policy.removeprefix("mixed_")
+    agree = 0
+    for seed in range(6):
+        given = {**plain(source(seed)), "max_new_tokens": 4}
+        expected = numbers(whole.generate(**given))[:, 1]
+        for own in ({}, TensorFlow.eager):
+            agree += (numbers(mixed.generate(**given, **own))[:, 1] == expected).sum()
+    assert agree >= 28  # of 36
+    out = mixed.generate(**given, output_scores=True, return_dict_in_generate=True)
+    assert all(step.dtype == tf.float32 and np.isfinite(step).all() for step in out.scores[:-1])
+    for options in (
+        ({"num_beams": 3}, CONTRAST, GROUPS) if family == "Pegasus" and policy == "mixed_bfloat16" else ({},)
+    ):
+        masked = {**given, "attention_mask": given["attention_mask"] * 0}
+        assert mixed.generate(**masked, **options).shape[0] == 3
