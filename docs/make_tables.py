@@ -19,7 +19,15 @@ DOCS = Path(__file__).parent
 SOURCE = DOCS.parent / "src" / "seq2seq_models"
 TESTS = DOCS.parent / "tests"
 WINGS = ("pytorch", "tensorflow", "flax")
-GENERATION_TESTS = {"combinations", "test_generation", "test_strategies", "make_goldens"}
+COMPILED_TESTS = {"combinations", "compiled", "make_goldens"}
+GENERATION_TESTS = {
+    "pytorch": {"combinations", "test_generation", "test_strategies", "make_goldens"},
+    "tensorflow": {*COMPILED_TESTS, "test_tensorflow_generation"},
+    "flax": {*COMPILED_TESTS, "test_flax_generation"},
+}
+"""The files that test the options of generation in each framework, and those that they take their cases from."""
+RULES_OF = {"pytorch": "pytorch/rules.py", "tensorflow": "core/search/rules.py", "flax": "core/search/rules.py"}
+"""Where each framework's rules are computed."""
 MARK = "Differs from transformers 4.57.6:"
 OLDER = "Differs from transformers 4.51.3:"  # the reference of diverse beams and contrastive search
 PART = re.compile(r"(<!-- made by make_tables\.py: (\w+) -->\n).*?(<!-- end -->)", re.DOTALL)
@@ -79,32 +87,36 @@ def score_rules() -> str:
     every = {kind for kind in vars(room).values() if isinstance(kind, type) and issubclass(kind, room.Rule)}
     if forgotten := sorted(kind.__name__ for kind in every - {room.Rule, *found}):
         raise SystemExit(f"EVERYTHING in {__file__} must switch every rule on, it leaves out {', '.join(forgotten)}.")
-    wings = [wing for wing in WINGS if (SOURCE / wing / "rules.py").exists()]
     rows = [
-        [rule.__name__, f"`{rule.option}`", rule.looks_at, sentence(rule), *computed(rule, wings), tested(rule.option)]
+        [rule.__name__, f"`{rule.option}`", rule.looks_at, sentence(rule), *(cell(rule, wing) for wing in WINGS)]
         for rule in found
     ]
     own = ["*your own*", "`logits_processor`", "scores, ids", "Whatever your functions do, in turn."]
-    rows.insert(len(early), [*own, *("yes" for _ in wings), tested("logits_processor")])
-    return table(["rule", "switched on by", "looks at", "what it does", *wings, "tested in"], rows)
+    rows.insert(len(early), [*own, *(tested("logits_processor", wing) for wing in WINGS)])
+    return table(["rule", "switched on by", "looks at", "what it does", *WINGS], rows)
 
 
-def computed(rule: type, wings: list[str]) -> Iterator[str]:
-    """For each framework, whether its rules.py has a function for the rule."""
-    for wing in wings:
-        module = ast.parse((SOURCE / wing / "rules.py").read_text(encoding="utf-8"))
-        table_of = next(n for n in module.body if isinstance(n, ast.AnnAssign) and ast.unparse(n.target) == "FUNCTIONS")
-        assert isinstance(table_of.value, ast.Dict)
-        yield "yes" if f"rules.{rule.__name__}" in map(ast.unparse, filter(None, table_of.value.keys)) else "no"
+def cell(rule: type, wing: str) -> str:
+    """The files that test a rule in a framework; "no" if the framework has no function for the rule."""
+    return tested(rule.option, wing) if rule.__name__ in computed(RULES_OF[wing]) else "no"
 
 
-def tested(option: str) -> str:
-    """The test files of generation that name an option."""
+def computed(room: str) -> set[str]:
+    """The rules that a room has a function for."""
+    module = ast.parse((SOURCE / room).read_text(encoding="utf-8"))
+    table_of = next(n for n in module.body if isinstance(n, ast.AnnAssign) and ast.unparse(n.target) == "FUNCTIONS")
+    assert isinstance(table_of.value, ast.Dict)
+    return {ast.unparse(key).removeprefix("rules.") for key in table_of.value.keys if key is not None}
+
+
+def tested(option: str, wing: str) -> str:
+    """The test files of a framework's generation that name an option."""
     files = sorted(TESTS.glob("*.py")) + sorted(TESTS.glob("goldens/*.py"))
-    named = [f for f in files if f.stem in GENERATION_TESTS and re.search(rf"\b{option}\b", f.read_text("utf-8"))]
+    known = GENERATION_TESTS[wing]
+    named = [f for f in files if f.stem in known and re.search(rf"\b{option}\b", f.read_text("utf-8"))]
     if not named:
-        raise SystemExit(f"`{option}` must be tested in one of {', '.join(sorted(GENERATION_TESTS))}, got none.")
-    return ", ".join(f"`{file.name}`" for file in named)
+        raise SystemExit(f"`{option}` must be tested for {wing} in one of {', '.join(sorted(known))}, got none.")
+    return ", ".join(f"`{file.stem}`" for file in named)
 
 
 def sentence(rule: type) -> str:

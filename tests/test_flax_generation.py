@@ -19,7 +19,7 @@ from seq2seq_models.flax.generation import _decode
 
 from . import compiled
 from .combinations import source
-from .compiled import CONTRAST, GROUPS, STRATEGIES, Collect, numbers, original, plain, twin
+from .compiled import CONTRAST, GROUPS, STRATEGIES, Collect, numbers, plain, thin, twin
 from .tiny import FAMILIES
 
 pytestmark = [pytest.mark.reference]
@@ -106,7 +106,7 @@ class TestFaults(compiled.Faults):
 
 
 def test_vectors_as_the_source_are_refused():
-    model = twin(Flax(), original("Pegasus"))
+    model = twin(Flax(), thin("Pegasus"))
     with pytest.raises(InputError, match="`inputs_embeds` must be None"):
         model.generate(inputs_embeds=np.zeros((1, 3, 24), np.float32))
 
@@ -116,7 +116,7 @@ def test_vectors_as_the_source_are_refused():
 
 @pytest.mark.parametrize("family", FAMILIES)
 def test_other_parameters_are_an_argument(family):
-    one, other = (original(family, seed=seed) for seed in (0, 1))
+    one, other = (thin(family, seed=seed) for seed in (0, 1))
     mine, theirs = twin(Flax(), one), twin(Flax(), other)
     inputs, options = source(3), {"max_new_tokens": 6}
     for own in ({}, Flax.eager, {"streamer": Collect()}):
@@ -132,7 +132,7 @@ def test_other_parameters_are_an_argument(family):
 
 def test_parameters_may_be_what_the_users_function_is_traced_for():
     """The ids are constants there; only the parameters and the key are symbolic."""
-    model, inputs = original("Pegasus"), source(3)
+    model, inputs = thin("Pegasus"), source(3)
     mine, expected = twin(Flax(), model), model.generate(**inputs, max_new_tokens=6)
 
     @jax.jit
@@ -164,7 +164,7 @@ def test_parameters_may_be_what_the_users_function_is_traced_for():
 @pytest.mark.parametrize("own", [{}, pytest.param({"trace": False}, marks=pytest.mark.heavy)], ids=["traced", "host"])
 def test_strict_promotion_and_debugging_of_nans(strategy, own):
     """Every rule of numbers is on; nothing is promoted silently, and nothing is NaN on the way."""
-    model = twin(Flax(), original("Pegasus"))
+    model = twin(Flax(), thin("Pegasus"))
     rules = {
         "repetition_penalty": 2,
         "no_repeat_ngram_size": 2,
@@ -193,7 +193,7 @@ def test_strict_promotion_and_debugging_of_nans(strategy, own):
 @pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
 @pytest.mark.parametrize("family", FAMILIES)
 def test_small_dtypes_give_plausible_ids(family, dtype):
-    whole = twin(Flax(), original(family))
+    whole = twin(Flax(), thin(family))
     small = type(whole)(whole.config, dtype=jnp.dtype(dtype), _do_init=False)
     agree = 0
     for seed in range(6):
@@ -218,7 +218,7 @@ def test_the_whole_of_generate_reloads_without_flax(strategy, tmp_path):
     """Exported for fixed shapes, and called in a process that can import neither flax nor this library."""
     from jax import export
 
-    model = twin(Flax(), original("Pegasus"))
+    model = twin(Flax(), thin("Pegasus"))
     inputs = plain(source(3))
     options = {**STRATEGIES.get(strategy, {"do_sample": True}), "max_new_tokens": 7}
     leaves, tree = jax.tree.flatten(model.params)

@@ -243,18 +243,18 @@ key = jax.random.key(0)
 for family in ("Pegasus", "BlenderbotSmall"):
     config = getattr(seq2seq_models, family + "Config")(**sizes, attention_dropout=0.1, activation_dropout=0.1,
                                                         encoder_layerdrop=0.1, decoder_layerdrop=0.1)
-    for dtype in (jnp.float32, jnp.bfloat16, jnp.float16):
+    for dtype, cast in ((jnp.float32, False), (jnp.bfloat16, True), (jnp.float16, False)):
         model = getattr(seq2seq_models, "Flax" + family + "ForConditionalGeneration")(config, dtype=dtype)
-        for params in (model.params, model.to_bf16(model.params)):
-            @jax.jit
-            def loss(params):
-                logits = model(ids, mask, params=params, train=True, dropout_rng=key).logits
-                return jnp.square(logits).mean()
-            jax.block_until_ready(jax.grad(loss)(params))
-            encoded = model.encode(ids, mask, params=params)
-            cache = model.init_cache(2, 6, encoded)
-            out = model.decode(ids[:, :2], encoded, mask, past_key_values=cache, params=params)
-            model.decode(ids[:, 2:3], encoded, mask, past_key_values=out.past_key_values, params=params)
+        params = model.to_bf16(model.params) if cast else model.params
+        @jax.jit
+        def loss(params):
+            logits = model(ids, mask, params=params, train=True, dropout_rng=key).logits
+            return jnp.square(logits).mean()
+        jax.block_until_ready(jax.grad(loss)(params))
+        encoded = model.encode(ids, mask, params=params)
+        cache = model.init_cache(2, 6, encoded)
+        out = model.decode(ids[:, :2], encoded, mask, past_key_values=cache, params=params)
+        model.decode(ids[:, 2:3], encoded, mask, past_key_values=out.past_key_values, params=params)
         causal = getattr(seq2seq_models, "Flax" + family + "ForCausalLM")(config, dtype=dtype)
         assert jnp.isfinite(causal(ids, mask).logits).all()
 print("clean")

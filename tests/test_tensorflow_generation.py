@@ -17,7 +17,7 @@ from seq2seq_models.tensorflow import generation
 
 from . import compiled
 from .combinations import source
-from .compiled import CONTRAST, GROUPS, copied, near, numbers, original, plain, twin
+from .compiled import CONTRAST, GROUPS, Collect, copied, near, numbers, plain, thin, twin
 from .tiny import FAMILIES
 from .tiny_tensorflow import LIBRARY_WARNINGS
 
@@ -96,7 +96,7 @@ class TestFaults(compiled.Faults):
 
 @pytest.mark.parametrize(("family", "beams"), [("Pegasus", 1), ("BlenderbotSmall", 2)])
 def test_vectors_as_the_source(family, beams):
-    model, inputs = original(family), source(7)
+    model, inputs = thin(family), source(7)
     options = {"num_beams": beams, "max_new_tokens": 8}
     embeds = model.get_input_embeddings()(inputs["input_ids"]) * model.get_encoder().embed_scale
     mask = plain(inputs)["attention_mask"]
@@ -110,7 +110,7 @@ def test_vectors_as_the_source(family, beams):
 
 @pytest.mark.parametrize("beams", [1, 3])
 def test_transition_scores_are_those_of_pytorch(beams):
-    model, inputs = original("Pegasus"), source(5)
+    model, inputs = thin("Pegasus"), source(5)
     options = {"num_beams": beams, "max_new_tokens": 9, "return_dict_in_generate": True, "output_scores": True}
     options["num_return_sequences"] = beams
     expected, own = model.generate(**inputs, **options), twin(TensorFlow(), model)
@@ -124,7 +124,7 @@ def test_transition_scores_are_those_of_pytorch(beams):
 
 
 def test_the_result_without_a_dictionary_is_the_ids():
-    model, inputs = original("Pegasus"), source(5)
+    model, inputs = thin("Pegasus"), source(5)
     for given in (
         plain(inputs)["input_ids"],
         tf.constant(plain(inputs)["input_ids"], tf.int64),
@@ -137,7 +137,7 @@ def test_the_result_without_a_dictionary_is_the_ids():
 
 
 def test_tensorflows_own_seed_decides_without_one():
-    model, inputs = twin(TensorFlow(), original("Pegasus")), plain(source(5))
+    model, inputs = twin(TensorFlow(), thin("Pegasus")), plain(source(5))
 
     def draw(seed):
         tf.random.set_seed(seed)
@@ -152,7 +152,7 @@ def test_tensorflows_own_seed_decides_without_one():
 
 def test_autograph_leaves_the_library_as_it_is():
     """By default `tf.function` rewrites what it calls, and errors lose their class there."""
-    model, inputs = original("Pegasus"), source(3)
+    model, inputs = thin("Pegasus"), source(3)
     own, ids = twin(TensorFlow(), model), tf.constant(plain(inputs)["input_ids"])
     found = tf.function(lambda ids: own.generate(ids, max_new_tokens=7))(ids)
     expected = model.generate(**inputs, max_new_tokens=7)
@@ -162,7 +162,7 @@ def test_autograph_leaves_the_library_as_it_is():
 
 
 def test_unknown_shapes_are_refused_by_name():
-    model = twin(TensorFlow(), original("Pegasus"))
+    model = twin(TensorFlow(), thin("Pegasus"))
     function = tf.function(
         lambda ids: model.generate(ids, max_new_tokens=3), input_signature=[tf.TensorSpec((None, None), tf.int32)]
     )
@@ -173,11 +173,11 @@ def test_unknown_shapes_are_refused_by_name():
 @pytest.mark.parametrize("policy", ["mixed_bfloat16", "mixed_float16"])
 @pytest.mark.parametrize("family", FAMILIES)
 def test_mixed_precision_gives_plausible_ids(family, policy):
-    whole = twin(TensorFlow(), original(family))
+    whole = twin(TensorFlow(), thin(family))
     before = keras.config.dtype_policy()
     try:
         keras.config.set_dtype_policy(policy)
-        mixed = copied(TensorFlow(), original(family))
+        mixed = copied(TensorFlow(), thin(family))
     finally:
         keras.config.set_dtype_policy(before)
     assert mixed.compute_dtype == policy.removeprefix("mixed_")

@@ -248,7 +248,12 @@ for start in range(7):
     )
     keys, values = out["cache_keys"], out["cache_values"]
     logits.append(out["logits"])
-np.savez(sys.argv[3], whole=whole["logits"], steps=tf.concat(logits, 1), memory=whole["encoder_last_hidden_state"])
+wide = lambda rows: tf.pad(rows[:1], [[0, 0], [0, 37 - rows.shape[1]]])
+generated = served.signatures["generate"](input_ids=wide(ids), attention_mask=wide(mask))["sequences"]
+np.savez(
+    sys.argv[3], whole=whole["logits"], steps=tf.concat(logits, 1), memory=whole["encoder_last_hidden_state"],
+    generated=generated,
+)
 """
 
 
@@ -264,6 +269,9 @@ def test_a_saved_model_is_served_without_this_library(family: str, tmp_path: Pat
     near(found["whole"], expected.logits, 3e-5)
     near(found["steps"], expected.logits, 3e-5)
     near(found["memory"], expected.encoder_last_hidden_state)
+    wanted = model.generate(given["input_ids"][:1], attention_mask=given["attention_mask"][:1]).numpy()
+    assert found["generated"][:, : wanted.shape[1]].tolist() == wanted.tolist()
+    assert (found["generated"][:, wanted.shape[1] :] == model.config.pad_token_id).all()
 
 
 def test_serving_output_stacks_what_the_config_asks_for() -> None:

@@ -1,4 +1,4 @@
-"""The random numbers of sampling: one stream per row, the same in every framework."""
+"""The random numbers of sampling in PyTorch: one stream per row. Compiled loops draw theirs where they run."""
 
 from __future__ import annotations
 

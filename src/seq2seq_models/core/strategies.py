@@ -6,7 +6,8 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from ..errors import GenerationError
+from ..errors import GenerationError, InputError
+from .decoding import CAUSAL_INPUTS, ENCODER_DECODER_INPUTS, resolve
 from .settings.generation_options import GenerationMode
 from .settings.validity import message
 
@@ -33,6 +34,43 @@ class AssistantOptions:
     schedule: str
     threshold: float
     is_own: bool
+
+
+def ask(
+    own: GenerationConfig,
+    given: GenerationConfig | None,
+    options: dict[str, Any],
+    *,
+    is_encoder_decoder: bool,
+    inputs: Any = None,
+    assistant: Any = None,
+    streamer: Any = None,
+    tokenizer: Any = None,
+) -> tuple[GenerationConfig, dict[str, Any], GenerationMode]:
+    """What a call of `generate` asks for: its configuration, the model's inputs by name, and the strategy.
+
+    Args:
+        own: the model's generation configuration.
+        given: the `generation_config` argument.
+        options: all further keyword arguments.
+        is_encoder_decoder: which inputs the model has.
+        inputs: the `inputs` argument, the same as `input_ids`.
+        assistant, streamer, tokenizer: of this call, if any.
+
+    Raises:
+        GenerationError: for options that are unknown, out of range, contradictory or not supported, all of them named.
+        InputError: for both `inputs` and `input_ids`.
+    """
+    names = ENCODER_DECODER_INPUTS if is_encoder_decoder else CAUSAL_INPUTS
+    config, found = resolve(own, given, options, names)
+    mode = strategy(config, options, assistant=assistant, streamer=streamer)
+    if config.stop_strings is not None and tokenizer is None:
+        raise GenerationError("`stop_strings` needs `tokenizer`, got none. Pass the model's tokenizer to `generate`.")
+    if inputs is not None:
+        if found.get("input_ids") is not None:
+            raise InputError("`inputs` and `input_ids` are the same thing, got both. Pass one of them.")
+        found["input_ids"] = inputs
+    return config, found, mode
 
 
 def strategy(

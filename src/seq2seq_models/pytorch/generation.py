@@ -27,7 +27,7 @@ from ..core.outputs import (
     ModelOutput,
 )
 from ..core.settings.generation_options import OUTPUT_OPTIONS, GenerationMode
-from ..core.strategies import assistant_options, check_assistant, strategy
+from ..core.strategies import ask, assistant_options, check_assistant
 from ..errors import GenerationError, InputError
 from .assisted import AssistedDecoding, Draft
 from .attention import padding_mask
@@ -36,7 +36,7 @@ from .cache import Cache
 from .contrastive import ContrastiveSearch
 from .diverse_beams import DiverseBeamSearch
 from .packing import packed
-from .steps import Criterion, DecoderSteps, Draw, Processor, Records, Scorer, Source, Stop, StopStrings
+from .steps import Criterion, DecoderSteps, Draw, Processor, Records, Scorer, Source, Stop, at_strings
 
 if TYPE_CHECKING:
     from ..core.streamers import BaseStreamer
@@ -90,21 +90,19 @@ class GenerationMixin:
             InputError: for a missing or unusable input.
         """
         is_seq2seq = bool(self.config.is_encoder_decoder)
-        names = ENCODER_DECODER_INPUTS if is_seq2seq else CAUSAL_INPUTS
         tokenizer = kwargs.pop("tokenizer", None)
-        config, given = resolve(self.generation_config, generation_config, kwargs, names)
-        mode = strategy(config, kwargs, assistant=assistant_model, streamer=streamer)
+        config, given, mode = ask(
+            self.generation_config,
+            generation_config,
+            kwargs,
+            is_encoder_decoder=is_seq2seq,
+            inputs=inputs,
+            assistant=assistant_model,
+            streamer=streamer,
+            tokenizer=tokenizer,
+        )
         if assistant_model is not None:
             check_assistant(self.config, assistant_model)
-        if config.stop_strings is not None and tokenizer is None:
-            raise GenerationError(
-                "`stop_strings` needs `tokenizer`, got none. Pass the model's tokenizer to `generate`."
-            )
-        if inputs is not None:
-            if given.get("input_ids") is not None:
-                raise InputError("`inputs` and `input_ids` are the same thing, got both. Pass one of them.")
-            given["input_ids"] = inputs
-        if assistant_model is not None:
             _check_draftable(given, assistant_model)
         ids, decoder_mask = _decoder_prompt(config, given) if is_seq2seq else self._prompt(config, given)
         max_length_given = kwargs.get("max_length") is not None
@@ -130,7 +128,7 @@ class GenerationMixin:
         scorer = Scorer(resolved, list(logits_processor or ()), records)
         criteria = list(stopping_criteria or ())
         if config.stop_strings is not None:
-            criteria.append(StopStrings(config.stop_strings, tokenizer))
+            criteria.append(at_strings(config.stop_strings, tokenizer))
         stop = Stop(resolved, criteria, ids.device)
         draft = None if assistant_model is None else self._draft(assistant_model, resolved, given, scorer.processors)
         with packed(steps.decoder):

@@ -18,6 +18,7 @@ from ..core.generation_config import GenerationConfig
 from ..core.generation_rules import HammingDiversity
 from ..core.outputs import BaseModelOutput
 from ..core.sampling import uniforms
+from ..core.stop_strings import StopStrings
 from .cache import Cache, EncoderDecoderCache, StaticCache
 from .packing import packed_linear
 from .rules import apply_rules
@@ -222,22 +223,14 @@ class Draw:
         return torch.searchsorted(mass, number, right=True)[:, 0]
 
 
-class StopStrings:
-    """Stops a row when its newest token completes one of the strings, whatever else the token holds."""
+def at_strings(strings: str | Sequence[str], tokenizer: Any) -> Criterion:
+    """A criterion that stops a row when its newest token completes one of the strings."""
+    is_complete = StopStrings(strings, tokenizer)
 
-    def __init__(self, strings: str | Sequence[str], tokenizer: Any) -> None:
-        self.strings = (strings,) if isinstance(strings, str) else tuple(strings)
-        self.tokenizer = tokenizer
-        # A token holds at least one character, but for marks that show as nothing: some room for those.
-        self.tail = max(map(len, self.strings)) + 8
+    def criterion(ids: Tensor, scores: Any) -> Tensor:
+        return torch.tensor(is_complete(ids[:, -is_complete.tail :].tolist()), device=ids.device)
 
-    def __call__(self, ids: Tensor, scores: Any) -> Tensor:
-        """Which rows of ids [R, length] have just completed a string, bool [R]."""
-        return torch.tensor([self._is_complete(row) for row in ids[:, -self.tail :].tolist()], device=ids.device)
-
-    def _is_complete(self, ids: list[int]) -> bool:
-        before, text = self.tokenizer.decode(ids[:-1]), self.tokenizer.decode(ids)
-        return any(text.count(string) > before.count(string) for string in self.strings)
+    return criterion
 
 
 class Stop:

@@ -5,6 +5,7 @@ Letters in shapes: B inputs, S source, T target, L cache length, N decoder layer
 
 from __future__ import annotations
 
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import tensorflow as tf
@@ -100,9 +101,22 @@ class Served(tf.Module):  # type: ignore[misc]
             "cache_values": ops.stack([values for _, values in cache]),
         }
 
+    def generate(self, options: dict[str, Any], input_ids: Any, attention_mask: Any) -> dict[str, Any]:
+        """Generated token ids, int32 [B * num_return_sequences, max_length], padded after their end."""
+        return {"sequences": self.model.generate(input_ids, attention_mask=attention_mask, **options)}
 
-def functions(model: PreTrainedModel) -> tuple[Served, dict[str, Any]]:
-    """What to save of a model: the module that holds its variables, and its functions by signature name."""
+
+def functions(
+    model: PreTrainedModel, batch_size: int = 1, source_length: int = 128, **options: Any
+) -> tuple[Served, dict[str, Any]]:
+    """What to save of a model: the module that holds its variables, and its functions by signature name.
+
+    Args:
+        model: any of this library.
+        batch_size, source_length: of the inputs of "generate", which are padded to these sizes by whoever calls it; the
+            length is at most that of the position table.
+        **options: for `generate`, beside the model's generation config.
+    """
     served = Served(model)
     ids = tf.TensorSpec([None, None], tf.int32)
     named = {"serving_default": tf.function(served.default).get_concrete_function(**model.input_signature)}
@@ -120,18 +134,24 @@ def functions(model: PreTrainedModel) -> tuple[Served, dict[str, Any]]:
             cache_keys=entry,
             cache_values=entry,
         )
+    if model.can_generate():
+        sized = tf.TensorSpec([batch_size, min(source_length, model.config.max_position_embeddings)], tf.int32)
+        loop = tf.function(partial(served.generate, options), autograph=False)
+        named["generate"] = loop.get_concrete_function(input_ids=sized, attention_mask=sized)
     return served, named
 
 
-def export(model: PreTrainedModel, folder: str, signatures: Any = None) -> None:
-    """Writes a SavedModel with the signatures "serving_default" and, for a conditional model, "encode" and
-    "decode_step"; see `Served` for their arguments. It runs wherever TensorFlow does, without this library.
+def export(model: PreTrainedModel, folder: str, signatures: Any = None, **options: Any) -> None:
+    """Writes a SavedModel: "serving_default", for a model with a head "generate", for a conditional one "encode" and
+    "decode_step". See `Served` for their arguments. It runs wherever TensorFlow does, without this library.
 
     Args:
+        model: what to save.
         folder: made if it is not there.
         signatures: other functions to save, by name; they may be taken from `functions`.
+        **options: for `functions`.
     """
-    served, named = functions(model)
+    served, named = functions(model, **options)
     if signatures is not None:
         named = signatures if isinstance(signatures, dict) else {"serving_default": signatures}
     tf.saved_model.save(served, folder, signatures=named)

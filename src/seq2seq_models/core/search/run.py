@@ -86,7 +86,7 @@ def source_mask(xp: Arrays, mask: Array, length: Array, dtype: str) -> Array:
     zero = xp.full((), 0.0, dtype)
     padded = xp.where(mask != 0, zero, lowest(dtype))
     filled = xp.arange(mask.shape[1])[None, :] >= length
-    return xp.where(filled, -float("inf"), padded)[:, None, None, :]
+    return xp.where(filled, xp.full((), -float("inf"), dtype), padded)[:, None, None, :]
 
 
 def _wider(xp: Arrays, allowed: Array | None, more: int) -> Array | None:

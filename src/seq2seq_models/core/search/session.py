@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Protocol
 
 from ...errors import GenerationError, InputError
-from ..decoding import CAUSAL_INPUTS, ENCODER_DECODER_INPUTS, plan, resolve
+from ..decoding import plan
 from ..generation_config import GenerationConfig
 from ..generation_rules import tokens_of
 from ..outputs import (
@@ -18,11 +18,10 @@ from ..outputs import (
     GenerateBeamEncoderDecoderOutput,
     GenerateDecoderOnlyOutput,
     GenerateEncoderDecoderOutput,
-    ModelOutput,
 )
 from ..settings.generation_options import GenerationMode
 from ..stop_strings import StopStrings
-from ..strategies import strategy
+from ..strategies import ask
 from .arrays import Arrays
 from .decoder import Steps
 from .host import Criterion, HostLoop
@@ -111,9 +110,15 @@ class Session:
     def __init__(self, wing: Wing, model_config: Any, own: GenerationConfig, request: Request) -> None:
         self.wing, self.model_config, self.request = wing, model_config, request
         self.is_seq2seq = bool(model_config.is_encoder_decoder)
-        names = ENCODER_DECODER_INPUTS if self.is_seq2seq else CAUSAL_INPUTS
-        config, given = resolve(own, request.generation_config, request.options, names)
-        self.mode = strategy(config, request.options, streamer=request.streamer)
+        config, given, self.mode = ask(
+            own,
+            request.generation_config,
+            request.options,
+            is_encoder_decoder=self.is_seq2seq,
+            inputs=request.inputs,
+            streamer=request.streamer,
+            tokenizer=request.tokenizer,
+        )
         self.config, self.given = config, {name: self._concrete(name, value) for name, value in given.items()}
         self._check_inputs()
         prompt, prompt_mask = self._decoder_prompt() if self.is_seq2seq else self._prompt()
@@ -240,15 +245,7 @@ class Session:
         return x is not None and self.wing.is_symbolic(x)
 
     def _check_inputs(self) -> None:
-        config, given, request = self.config, self.given, self.request
-        if config.stop_strings is not None and request.tokenizer is None:
-            raise GenerationError(
-                "`stop_strings` needs `tokenizer`, got none. Pass the model's tokenizer to `generate`."
-            )
-        if request.inputs is not None:
-            if given.get("input_ids") is not None:
-                raise InputError("`inputs` and `input_ids` are the same thing, got both. Pass one of them.")
-            given["input_ids"] = self.wing.concrete(request.inputs)
+        given = self.given
         masks = [name for name in HEAD_MASKS if given.get(name) is not None]
         if masks:
             raise InputError(
