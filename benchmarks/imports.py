@@ -1,4 +1,4 @@
-"""Times imports: this package beside transformers, and one PyTorch class of each over `import torch`.
+"""Times imports: this package beside transformers, and one class of each framework over the framework's own import.
 
     python benchmarks/imports.py [--runs 7]
 
@@ -44,21 +44,23 @@ class Case:
     bar: tuple[float, float] | None = None
 
 
+def over(framework: str, name: str, before: str, bar: tuple[float, float] | None = None) -> tuple[Case, ...]:
+    """One class of each library over the framework's own import; the bar is ours."""
+    return tuple(
+        Case(f"{library}.{name}, over {framework}", f"from {library} import {name}", before, bar if mine else None)
+        for mine, library in ((True, "seq2seq_models"), (False, "transformers"))
+    )
+
+
 CASES = (
     Case("seq2seq_models", "import seq2seq_models", bar=(0.1, float("inf"))),
     Case("transformers", "import transformers"),
     Case("torch", "import torch"),
-    Case(
-        "seq2seq_models.PegasusForConditionalGeneration, over torch",
-        "from seq2seq_models import PegasusForConditionalGeneration",
-        "import torch",
-        (0.15, 20.0),
-    ),
-    Case(
-        "transformers.PegasusForConditionalGeneration, over torch",
-        "from transformers import PegasusForConditionalGeneration",
-        "import torch",
-    ),
+    *over("torch", "PegasusForConditionalGeneration", "import torch", (0.15, 20.0)),
+    Case("tensorflow, keras", "import tensorflow, keras"),
+    *over("tensorflow, keras", "TFPegasusForConditionalGeneration", "import tensorflow, keras", (0.3, 30.0)),
+    Case("flax.linen", "import flax.linen"),
+    *over("flax.linen", "FlaxPegasusForConditionalGeneration", "import flax.linen", (0.2, float("inf"))),
     Case("seq2seq_models.PegasusTokenizer", "from seq2seq_models import PegasusTokenizer"),
     Case("transformers.PegasusTokenizer", "from transformers import PegasusTokenizer"),
 )

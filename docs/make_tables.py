@@ -19,7 +19,7 @@ DOCS = Path(__file__).parent
 SOURCE = DOCS.parent / "src" / "seq2seq_models"
 TESTS = DOCS.parent / "tests"
 WINGS = ("pytorch", "tensorflow", "flax")
-COMPILED_TESTS = {"combinations", "compiled", "make_goldens"}
+COMPILED_TESTS = {"combinations", "compiled", "make_goldens", "test_compiled_rules"}
 GENERATION_TESTS = {
     "pytorch": {"combinations", "test_generation", "test_strategies", "make_goldens"},
     "tensorflow": {*COMPILED_TESTS, "test_tensorflow_generation"},

@@ -6,10 +6,12 @@ import importlib.util
 import re
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import pytest
 
 import seq2seq_models
+from seq2seq_models.bundled import demo_checkpoint
 
 from .repositories import FAMILY, SMALL, write_repository
 from .stand_in_hub import StandInHub
@@ -18,6 +20,9 @@ ROOT = Path(__file__).parents[1]
 PAGES = [*sorted((ROOT / "docs").glob("*.md")), *sorted(ROOT.glob("*.md"))]
 BLOCK = re.compile(r"^```python\n(.*?)^```", re.DOTALL | re.MULTILINE)
 LINK = re.compile(r"\]\(([^)#:\s]+)(?:#[^)]*)?\)")
+COMPILED = {"docs/tensorflow.md", "docs/flax.md", "README.md"}
+"""Pages that compile programs: they run on the demonstration checkpoints, and by `make test` only."""
+LIBRARY_WARNINGS = r"ignore:::(tensorflow|keras|google|optree|jax|flax|optax|transformers)(\..*)?"
 WORDS = ["A fire broke out at the harbour on Monday. It rained all day in Porto.", "what kind of carbs do they eat?"]
 
 
@@ -51,7 +56,17 @@ def tables() -> ModuleType:
     return module
 
 
-@pytest.mark.parametrize("page", [page for page in PAGES if blocks(page)], ids=name_of)
+def with_python() -> list[Any]:
+    """The pages with Python, those that compile marked."""
+    pages = [page for page in PAGES if blocks(page)]
+    return [
+        pytest.param(page, id=name_of(page), marks=[pytest.mark.heavy] if name_of(page) in COMPILED else [])
+        for page in pages
+    ]
+
+
+@pytest.mark.filterwarnings(LIBRARY_WARNINGS)
+@pytest.mark.parametrize("page", with_python())
 def test_the_python_of_a_page_runs(
     page: Path,
     hub: StandInHub,
@@ -61,7 +76,8 @@ def test_the_python_of_a_page_runs(
 ) -> None:
     """In order and in one namespace, as a reader would type it."""
     for name, folder in repositories.items():
-        hub.add(name, folder)
+        demo = "pegasus-demo" if FAMILY[name] == "Pegasus" else "blenderbot-small-demo"
+        hub.add(name, demo_checkpoint(demo) if name_of(page) in COMPILED else folder)
     monkeypatch.chdir(tmp_path)
     namespace: dict[str, object] = {"__name__": "__main__"}
     for line, block in blocks(page):
@@ -97,7 +113,11 @@ def test_every_difference_is_listed(tables: ModuleType) -> None:
 def test_the_map_names_every_room() -> None:
     """docs/design.md has one line for each file of the package, and none for a file that is not there."""
     text = (ROOT / "docs" / "design.md").read_text(encoding="utf-8")
-    named = set(re.findall(r"^\| `([\w/]+\.py)` \|", text, re.MULTILINE))
+    row = re.compile(r"^\| `([\w/]+\.py)` \|", re.MULTILINE)
+    before, _, after = text.partition("### The wings\n")
+    shared, _, after = after.partition("\n### ")
+    named = set(row.findall(before + after))
+    named |= {f"{wing}/{room}" for wing in ("pytorch", "tensorflow", "flax") for room in row.findall(shared)}
     house = Path(seq2seq_models.__file__).parent
     rooms = {path.relative_to(house).as_posix() for path in house.rglob("*.py") if path.stat().st_size}
     assert named == rooms

@@ -91,6 +91,30 @@ def test_a_pytorch_class_adds_no_package_to_torch() -> None:
     assert found["changed"] == [] and found["threads"] == 0
 
 
+WINGS = {
+    "tensorflow": ("import tensorflow, keras", "TF", {"torch", "jax", "jaxlib", "flax", "tf_keras", "transformers"}),
+    "flax": ("import flax.linen", "Flax", {"torch", "tensorflow", "keras", "tf_keras", "transformers"}),
+}
+"""How a framework is imported alone, the prefix of its classes, and what those must not load."""
+
+
+@pytest.mark.parametrize("wing", WINGS)
+def test_a_class_loads_its_own_framework_and_no_other(wing: str) -> None:
+    _, prefix, others = WINGS[wing]
+    found = probe(f"from seq2seq_models import {prefix}PegasusForConditionalGeneration, {prefix}AutoModelForSeq2SeqLM")
+    assert wing in found["loaded"]
+    assert not others & set(found["loaded"])
+
+
+@pytest.mark.parametrize("wing", WINGS)
+def test_a_class_adds_no_package_to_its_framework(wing: str) -> None:
+    alone, prefix, _ = WINGS[wing]
+    found = probe(f"from seq2seq_models import {prefix}BlenderbotSmallForCausalLM", first=alone)
+    added = {name for name in found["loaded"] if name not in sys.stdlib_module_names}
+    assert added == {"seq2seq_models"}
+    assert found["changed"] == [] and found["threads"] == 0
+
+
 @pytest.mark.parametrize(
     "names",
     [
@@ -147,18 +171,28 @@ def test_a_misspelt_name_is_an_attribute_error() -> None:
     assert not hasattr(seq2seq_models, "np")
 
 
-def test_without_torch_the_error_names_the_extra() -> None:
-    code = f"""{BLOCK.format(blocked="torch")}
+@pytest.mark.parametrize(
+    ("missing", "prefix", "extra"),
+    [
+        ("torch", "", "torch"),
+        ("tensorflow", "TF", "tensorflow"),
+        ("keras", "TF", "tensorflow"),
+        ("jax", "Flax", "flax"),
+        ("flax", "Flax", "flax"),
+    ],
+)
+def test_without_a_framework_the_error_names_the_extra(missing: str, prefix: str, extra: str) -> None:
+    code = f"""{BLOCK.format(blocked=missing)}
 from seq2seq_models import PegasusConfig, PegasusTokenizer
 from seq2seq_models.errors import MissingFrameworkError
 try:
-    from seq2seq_models import PegasusForConditionalGeneration
+    from seq2seq_models import {prefix}PegasusForConditionalGeneration
 except ImportError as error:
     print(type(error) is MissingFrameworkError, error)
 """
     said = python(code)
-    assert said.startswith("True ") and "torch" in said
-    assert "pip install 'seq2seq-models[torch]'" in said
+    assert said.startswith("True ") and missing in said
+    assert f"pip install 'seq2seq-models[{extra}]'" in said
 
 
 def test_a_broken_torch_is_not_called_missing() -> None:

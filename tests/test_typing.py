@@ -18,6 +18,7 @@ SNIPPET = """\
 import seq2seq_models
 from seq2seq_models import BlenderbotSmallTokenizer, GenerationConfig, PegasusConfig, PegasusForConditionalGeneration
 from seq2seq_models import PegasusModle
+from seq2seq_models import FlaxBlenderbotSmallForCausalLM, FlaxPegasusModel, TFBlenderbotSmallModel, TFPegasusModel
 
 config = PegasusConfig(d_model=64)
 reveal_type(config)
@@ -31,17 +32,29 @@ PegasusForConditionalGeneration(config, config)
 PegasusConfig(d_model="wide")
 reveal_type(config.d_model)
 seq2seq_models.nothing_here
+reveal_type(TFPegasusModel)
+reveal_type(TFBlenderbotSmallModel(config))
+reveal_type(FlaxPegasusModel(config))
+reveal_type(FlaxBlenderbotSmallForCausalLM)
+reveal_type(FlaxPegasusModel(config).encode)
+FlaxPegasusModel(config, wing=1, seed="none")
+FlaxPegasusModel(config).encode()
 """
 TYPES = {
-    6: "seq2seq_models.core.config.PegasusConfig",
-    7: "seq2seq_models.pytorch.pegasus.PegasusForConditionalGeneration",
-    9: "seq2seq_models.pytorch.pegasus.PegasusForConditionalGeneration",
-    10: "def (",
-    11: "seq2seq_models.core.generation_config.GenerationConfig",
-    12: "seq2seq_models.core.blenderbot_small.BlenderbotSmallTokenizer",
-    15: "int",
+    7: "seq2seq_models.core.config.PegasusConfig",
+    8: "seq2seq_models.pytorch.pegasus.PegasusForConditionalGeneration",
+    10: "seq2seq_models.pytorch.pegasus.PegasusForConditionalGeneration",
+    11: "def (",
+    12: "seq2seq_models.core.generation_config.GenerationConfig",
+    13: "seq2seq_models.core.blenderbot_small.BlenderbotSmallTokenizer",
+    16: "int",
+    18: "seq2seq_models.tensorflow.pegasus.TFPegasusModel",
+    19: "seq2seq_models.tensorflow.blenderbot_small.TFBlenderbotSmallModel",
+    20: "seq2seq_models.flax.pegasus.FlaxPegasusModel",
+    21: "seq2seq_models.flax.blenderbot_small.FlaxBlenderbotSmallForCausalLM",
+    22: "def (input_ids:",
 }
-FAULTS = {3: "PegasusModle", 13: "Too many", 14: "d_model", 16: "nothing_here"}
+FAULTS = {3: "PegasusModle", 14: "Too many", 15: "d_model", 17: "nothing_here", 23: "seed", 24: "input_ids"}
 
 
 @pytest.fixture(scope="module")

@@ -189,6 +189,7 @@ class Attention(nn.Module):
         queries = queries.reshape(keys.shape[0], -1, length, self.num_heads, self.head_dim)  # [B, n, T, H, K]
         scores = jnp.einsum("bnthk,bhlk->bhntl", queries, keys.astype(self.dtype))
         weights = self._weigh(scores, mask)
+        # Differs from transformers 4.57.6: `attention_dropout` is applied, which its Flax encoder leaves out.
         weights = drop(self, weights, self.dropout, deterministic)
         attended = jnp.einsum("bhntl,bhlk->bnthk", weights, values.astype(self.dtype))
         out = self.out_proj(attended.reshape(rows, length, self.dim))

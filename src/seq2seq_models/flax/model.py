@@ -279,6 +279,7 @@ class PreTrainedModel(ParameterHolder):
             dropout_rng,
             target,
             mask_of("decoder_attention_mask", mask, (rows, room), exact=past is None),
+            # Differs from transformers 4.57.6: with a cache, `decoder_position_ids` need not be given.
             check_positions("decoder_position_ids", positions, target.shape, self.config),
             memory,
             memory_mask,

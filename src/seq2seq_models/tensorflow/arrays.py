@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 import tensorflow as tf
@@ -110,11 +111,12 @@ class TensorFlowArrays:
         return tf.stack([rows, places], -1)
 
     def noise(self, seed: Tensor, step: Tensor, rows: int, width: int) -> Tensor:
-        def one(row: int) -> Tensor:
-            own = tf.random.fold_in(tf.random.fold_in(seed, row), step)
-            return tf.random.stateless_uniform((width,), own)
-
-        return tf.stack([one(row) for row in range(rows)])
+        # TensorFlow's own stateless numbers take one seed per call, so that every row would be compiled by itself.
+        key = tf.unstack(tf.bitcast(seed, tf.uint32))
+        row, column = tf.cast(tf.range(rows), tf.uint32)[:, None], tf.cast(tf.range(width), tf.uint32)[None]
+        own = threefry(key, (row, tf.cast(step, tf.uint32)))
+        bits, _ = threefry(own, (column, tf.zeros_like(column)))
+        return tf.cast(tf.bitwise.right_shift(bits, tf.constant(8, tf.uint32)), tf.float32) * 2.0**-24
 
     def while_loop(self, go_on: Callable[[State], Tensor], body: Callable[[State], State], state: State) -> State:
         last: State
@@ -129,6 +131,23 @@ class HostArrays(TensorFlowArrays):
         while bool(go_on(state)):
             state = body(state)
         return state
+
+
+def threefry(key: Sequence[Tensor], counter: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
+    """Two random words for every pair of words of a counter, under a pair of words as a key; all uint32.
+
+    Source: Salmon et al. 2011 (parallel random numbers: as easy as 1, 2, 3), Threefry-2x32 with 20 rounds.
+    """
+    word = partial(tf.constant, dtype=tf.uint32)
+    keys = (*key, key[0] ^ key[1] ^ word(0x1BD11BDA))
+    x, y = counter[0] + keys[0], counter[1] + keys[1]
+    for group in range(5):
+        for turn in ((13, 15, 26, 6), (17, 29, 16, 24))[group % 2]:
+            x = x + y
+            y = tf.bitwise.left_shift(y, word(turn)) | tf.bitwise.right_shift(y, word(32 - turn))
+            y = y ^ x
+        x, y = x + keys[(group + 1) % 3], y + keys[(group + 2) % 3] + word(group + 1)
+    return x, y
 
 
 def put(x: Tensor, start: Tensor, new: Tensor, axis: int) -> Tensor:

@@ -76,6 +76,7 @@ class PositionEmbedding(Part):
         self.is_computed = config.architecture.positions == "sinusoidal"
         shape = (config.max_position_embeddings, config.d_model)
         if self.is_computed:
+            # Differs from transformers 4.57.6: a constant, where its TensorFlow classes train Pegasus' positions.
             with tf.init_scope():
                 self.embeddings: Any = tf.constant(sinusoidal_table(*shape))
         else:

@@ -92,10 +92,12 @@ class Decoder:
         else:
             seen = (places < sight.place) | (places == own)
             positions = sight.place + xp.full((count,), 0, "int32")
-        seen = seen[None, None]
+        # Padding gets the least finite number, so that a row of padding only stays finite; what is not written yet gets
+        # minus infinity, so that such a row does not depend on the length of the cache.
+        shown = xp.full((), 0.0, self.steps.dtype)
         if self.allowed is not None:
-            seen = seen & self.allowed[:, None, None, : self.capacity]
-        mask = additive(xp, seen, self.steps.dtype)
+            shown = xp.where(self.allowed[:, None, None, : self.capacity], shown, lowest(self.steps.dtype))
+        mask = xp.where(seen[None, None], shown, -float("inf"))
         return self.steps.step(tokens, start, cache, self.cross, mask, self.memory_mask, positions, self.packed)
 
     def logits(self, hidden: Array) -> Array:
@@ -120,14 +122,6 @@ class Decoder:
             return xp.put(x, length, own, 2)
 
         return tuple((kept(keys), kept(values)) for keys, values in cache)
-
-
-def additive(xp: Arrays, seen: Array, dtype: str) -> Array:
-    """A mask to add to scores: 0 where seen, else the least finite number of the dtype.
-
-    Finite, so that a row that sees nothing averages over all places and stays finite.
-    """
-    return xp.where(seen, xp.full((), 0.0, dtype), lowest(dtype))
 
 
 def lowest(dtype: str) -> float:

@@ -150,7 +150,7 @@ class Task:
         if self.settings.prefill and self.settings.use_cache and not self.host.wants_details:
             # Tokens that only fill up are read too: their places are overwritten before anything looks at them.
             start = self.xp.asarray(0, "int32")
-            _, cache, _ = self.decoder.read(self.ids[:, : self.settings.prefill], start, cache)
+            _, cache, _ = self.decoder.read(self._words(self.ids[:, : self.settings.prefill]), start, cache)
         return cache
 
     def next_logits(self, ids: Array, length: Array, cache: Any) -> tuple[Array, Any, Any]:
@@ -163,9 +163,14 @@ class Task:
             hidden, cache, details = self.decoder.read(latest, length - 1, cache)
             return self.decoder.logits(hidden[:, 0]), cache, details
         start = self.xp.asarray(0, "int32")
-        hidden, _, details = self.decoder.read(ids[:, : self.settings.width - 1], start, self.decoder.empty())
+        words = self._words(ids[:, : self.settings.width - 1])
+        hidden, _, details = self.decoder.read(words, start, self.decoder.empty())
         last = self.xp.take(hidden, self.xp.reshape(length - 1, (1,)), 1)
         return self.decoder.logits(last[:, 0]), cache, details
+
+    def _words(self, ids: Array) -> Array:
+        """Ids that can be looked up: what fills beams up is none if nothing ends them."""
+        return self.xp.maximum(ids, 0)
 
     def score(self, ids: Array, length: Array, scores: Array, taken: Array | None = None) -> Array:
         """Scores [R, V] after every rule.
