@@ -3,6 +3,9 @@
     python benchmarks/generate.py                        # BlenderbotSmall-90M's shape
     python benchmarks/generate.py --family pegasus       # pegasus-large's shape (2.3 GB)
     python benchmarks/generate.py --cases beam10-b1 --rounds 5 --threads 1
+    python benchmarks/generate.py --framework flax       # or tensorflow
+    python benchmarks/generate.py --framework tensorflow --beside transformers-xla   # its generate compiled by XLA
+    python benchmarks/generate.py --framework flax --beside transformers-xla
 
 Weights are random (seed 0) and every case forces its length, so that both sides do the same work. A row is the median
 over the rounds; each round runs both sides, each in a process of its own. Throughput counts the tokens of the output
@@ -21,10 +24,15 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
-LIBRARIES = ("seq2seq_models", "transformers")
+import numpy as np
+
+OURS = "seq2seq_models"
+THEIRS = ("transformers", "transformers-xla")
+PREFIX = {"pytorch": "", "tensorflow": "TF", "flax": "Flax"}
 SHAPES = {
     "blenderbot-small": {
         "vocab_size": 54944, "d_model": 512, "encoder_layers": 8, "decoder_layers": 8, "encoder_ffn_dim": 2048,
@@ -64,45 +72,80 @@ def peak_mb() -> float:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
 
 
-def measure(library: str, family: str, folder: str, cases: list[str], threads: int) -> Iterator[tuple[str, float]]:
+def measure(
+    library: str, framework: str, family: str, folder: str, cases: list[str], threads: int
+) -> Iterator[tuple[str, float]]:
     """The rows of one library, in this process."""
     start = time.perf_counter()
-    model_class = getattr(importlib.import_module(library), f"{CLASSES[family]}ForConditionalGeneration")
+    name = f"{PREFIX[framework]}{CLASSES[family]}ForConditionalGeneration"
+    model_class = getattr(importlib.import_module(library.removesuffix("-xla")), name)
     yield "import, s", time.perf_counter() - start
     yield "peak after import, MB", peak_mb()
-    import torch
+    if framework == "pytorch":
+        import torch
 
-    torch.set_num_threads(threads)
+        torch.set_num_threads(threads)
+    # transformers' own reader of safetensors for TensorFlow fails with current versions.
+    options = {"from_pt": True} if framework == "tensorflow" and library != OURS else {}
     start = time.perf_counter()
-    model = model_class.from_pretrained(folder).eval()
+    model = model_class.from_pretrained(folder, **options)
     yield "load, s", time.perf_counter() - start
     yield "peak after load, MB", peak_mb()
-    options = {
-        "do_sample": False,
-        "length_penalty": 1.0,
-        "no_repeat_ngram_size": 0,
-        "max_length": None,
-        "min_length": 0,
-    }
-    generator = torch.Generator().manual_seed(0)
-    for name in cases:
-        batch, source, new, beams = CASES[family][name]
-        ids = torch.randint(200, SHAPES[family]["vocab_size"] - 10, (batch, source), generator=generator)
+    generate = generator(library, framework, model)
+    random = np.random.default_rng(0)
+    for case in cases:
+        batch, source, new, beams = CASES[family][case]
+        ids = random.integers(200, SHAPES[family]["vocab_size"] - 10, (batch, source))
         ids[:, -1] = model.config.eos_token_id
         before, times = peak_mb(), []
-        with torch.inference_mode():
-            for _ in range(3):
-                start = time.perf_counter()
-                model.generate(ids, max_new_tokens=new, min_new_tokens=new, num_beams=beams, **options)
-                times.append(time.perf_counter() - start)
-        yield f"{name}, first call, s", times[0]
-        yield f"{name}, tokens/s", batch * new / min(times[1:])
-        yield f"{name}, peak over what was there, MB", peak_mb() - before
+        for _ in range(3):
+            start = time.perf_counter()
+            generate(ids, new, beams)
+            times.append(time.perf_counter() - start)
+        yield f"{case}, first call, s", times[0]
+        yield f"{case}, tokens/s", batch * new / min(times[1:])
+        yield f"{case}, peak over what was there, MB", peak_mb() - before
+
+
+def generator(library: str, framework: str, model: Any) -> Callable[[Any, int, int], Any]:
+    """A function of source ids, new tokens and beams that returns when the tokens are there."""
+    fixed = {"do_sample": False, "length_penalty": 1.0, "no_repeat_ngram_size": 0}
+    if framework == "pytorch":
+        import torch
+
+        model.eval()
+        fixed |= {"max_length": None, "min_length": 0}
+
+        def generate(ids: Any, new: int, beams: int) -> Any:
+            with torch.inference_mode():
+                source = torch.tensor(ids)
+                return model.generate(source, max_new_tokens=new, min_new_tokens=new, num_beams=beams, **fixed)
+
+    elif framework == "tensorflow":
+        import tensorflow as tf
+
+        call = tf.function(model.generate, jit_compile=True) if library == "transformers-xla" else model.generate
+
+        def generate(ids: Any, new: int, beams: int) -> Any:
+            source = tf.constant(ids, tf.int32)
+            return call(source, max_new_tokens=new, min_new_tokens=new, num_beams=beams, **fixed).numpy()
+
+    else:
+
+        def generate(ids: Any, new: int, beams: int) -> Any:
+            lengths = {"max_length": new + 1, "min_length": new + 1}
+            return model.generate(ids, num_beams=beams, **lengths, **fixed).sequences.block_until_ready()
+
+    return generate
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--family", choices=list(SHAPES), default="blenderbot-small")
+    parser.add_argument("--framework", choices=list(PREFIX), default="pytorch")
+    parser.add_argument(
+        "--beside", choices=THEIRS, default="transformers", help="-xla: its TensorFlow classes, compiled"
+    )
     parser.add_argument("--cases", nargs="+", help="some of the cases only")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--threads", type=int, default=os.cpu_count())
@@ -110,23 +153,25 @@ def main() -> None:
     args = parser.parse_args()
     cases = args.cases or list(CASES[args.family])
     if args.run:
-        for what, value in measure(args.run[0], args.family, args.run[1], cases, args.threads):
+        for what, value in measure(args.run[0], args.framework, args.family, args.run[1], cases, args.threads):
             print(json.dumps([what, value]), flush=True)
         return
+    libraries = (OURS, args.beside)
     with tempfile.TemporaryDirectory() as folder:
         write_checkpoint(args.family, Path(folder))
-        rounds = [{library: _side(library, folder, args, cases) for library in LIBRARIES} for _ in range(args.rounds)]
-    print(f"{args.family}, {args.threads} threads, medians of {args.rounds} rounds in turn\n")
-    print(f"| {'':44} | {LIBRARIES[0]:>14} | {LIBRARIES[1]:>14} | {'ratio':>6} |")
-    print(f"|{'-' * 46}|{'-' * 15}:|{'-' * 15}:|{'-' * 7}:|")
-    for what in rounds[0][LIBRARIES[0]]:
-        ours, theirs = ([sides[library][what] for sides in rounds] for library in LIBRARIES)
+        rounds = [{library: _side(library, folder, args, cases) for library in libraries} for _ in range(args.rounds)]
+    print(f"{args.family}, {args.framework}, {args.threads} threads, medians of {args.rounds} rounds in turn\n")
+    print(f"| {'':44} | {OURS:>16} | {args.beside:>16} | {'ratio':>6} |")
+    print(f"|{'-' * 46}|{'-' * 17}:|{'-' * 17}:|{'-' * 7}:|")
+    for what in rounds[0][OURS]:
+        ours, theirs = ([sides[library][what] for sides in rounds] for library in libraries)
         ratio = statistics.median(a / b if b else float("nan") for a, b in zip(ours, theirs, strict=True))
-        print(f"| {what:44} | {statistics.median(ours):14.2f} | {statistics.median(theirs):14.2f} | {ratio:6.2f} |")
+        print(f"| {what:44} | {statistics.median(ours):16.2f} | {statistics.median(theirs):16.2f} | {ratio:6.2f} |")
 
 
 def _side(library: str, folder: str, args: argparse.Namespace, cases: list[str]) -> dict[str, float]:
-    options = ["--family", args.family, "--threads", str(args.threads), "--cases", *cases]
+    framework = "tensorflow" if library == "transformers-xla" else args.framework
+    options = ["--family", args.family, "--framework", framework, "--threads", str(args.threads), "--cases", *cases]
     command = [sys.executable, __file__, "--run", library, folder, *options]
     done = subprocess.run(command, capture_output=True, text=True, env={**os.environ, "TF_CPP_MIN_LOG_LEVEL": "3"})
     if done.returncode:

@@ -13,6 +13,8 @@ import pytest
 import torch
 import transformers
 
+from seq2seq_models import PegasusTokenizer
+from seq2seq_models.bundled import demo_checkpoint
 from seq2seq_models.core.collator import DataCollatorForSeq2Seq
 from seq2seq_models.core.seed import set_seed
 from seq2seq_models.errors import InputError
@@ -183,3 +185,22 @@ def test_seeding_loads_no_framework_and_deterministic_reaches_torch() -> None:
     )
     out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert out.stdout.split("\n")[:2] == ["[]", "True"]
+
+
+@pytest.mark.parametrize(
+    ("kind", "module"), [("np", "numpy"), ("tf", "tensorflow"), ("jax", "jaxlib"), ("pt", "torch")]
+)
+def test_every_kind_of_tensor_holds_the_same(kind: str, module: str) -> None:
+    """With a tokenizer of ours, in every framework."""
+    tokenizer = PegasusTokenizer.from_pretrained(demo_checkpoint("pegasus-demo"))
+    examples = [
+        {**tokenizer("A fire broke out in Lisbon."), "labels": [200, 201, 1]},
+        {**tokenizer("It rained."), "labels": [202, 1]},
+    ]
+    batch = DataCollatorForSeq2Seq(tokenizer, return_tensors=kind)(examples)
+    wanted = DataCollatorForSeq2Seq(tokenizer)(examples, return_tensors="np")
+    assert set(batch) == {"input_ids", "attention_mask", "labels"}
+    for name, value in batch.items():
+        assert type(value).__module__.partition(".")[0] == module
+        assert np.array_equal(np.asarray(value), wanted[name])
+    assert wanted["labels"].tolist() == [[200, 201, 1], [202, 1, -100]]

@@ -92,10 +92,13 @@ def test_a_pytorch_class_adds_no_package_to_torch() -> None:
 
 
 WINGS = {
-    "tensorflow": ("import tensorflow, keras", "TF", {"torch", "jax", "jaxlib", "flax", "tf_keras", "transformers"}),
+    "tensorflow": ("import tensorflow, keras", "TF", {"torch", "flax", "tf_keras", "transformers"}),
     "flax": ("import flax.linen", "Flax", {"torch", "tensorflow", "keras", "tf_keras", "transformers"}),
 }
-"""How a framework is imported alone, the prefix of its classes, and what those must not load."""
+"""How a framework is imported alone, the prefix of its classes, and what those must not load.
+
+TensorFlow itself loads jax where that is installed; that we add nothing to it is another test's matter.
+"""
 
 
 @pytest.mark.parametrize("wing", WINGS)
@@ -147,7 +150,9 @@ def test_type_checkers_and_users_see_the_same_names() -> None:
 @pytest.mark.parametrize("name", seq2seq_models.__all__)
 def test_every_name_is_where_the_table_says(name: str) -> None:
     value = getattr(seq2seq_models, name)
-    assert value.__name__ == name
+    # An output is one class for all frameworks, under the three names it has upstream.
+    is_output = value.__module__ == "seq2seq_models.core.outputs"
+    assert value.__name__ == (name.removeprefix("TF").removeprefix("Flax") if is_output else name)
     assert value.__module__.startswith("seq2seq_models.")
     assert (value.__doc__ or "").strip(), f"{name} has no docstring"
 

@@ -128,7 +128,7 @@ def _place_pytorch(model: Any, device: Any) -> None:
             device = "cpu" if device < 0 else f"cuda:{device}"
         model.to(torch.device(device))
     except (RuntimeError, AssertionError, ValueError) as error:
-        raise _no_such(device, str(error).strip().splitlines()[0]) from error
+        raise InputError(_no_such(device, str(error).strip().splitlines()[0])) from error
 
 
 def _place_tensorflow(model: Any, device: Any) -> Any:
@@ -143,7 +143,7 @@ def _tensorflow_device(device: Any) -> str:
     kind, number = _kind_and_number(device)
     found = [one for one in there if (one.device_type.lower(), one.name.rpartition(":")[2]) == (kind, str(number))]
     if not found:
-        raise _no_such(device, f"TensorFlow sees {', '.join(one.name for one in there)}")
+        raise InputError(_no_such(device, f"TensorFlow sees {', '.join(one.name for one in there)}"))
     return str(found[0].name)
 
 
@@ -157,9 +157,9 @@ def _place_flax(model: Any, device: Any) -> None:
         try:
             there = jax.devices(kind)
         except RuntimeError as error:
-            raise _no_such(device, str(error).strip().splitlines()[0]) from error
+            raise InputError(_no_such(device, str(error).strip().splitlines()[0])) from error
         if number >= len(there):
-            raise _no_such(device, f"JAX sees {', '.join(map(str, there))}")
+            raise InputError(_no_such(device, f"JAX sees {', '.join(map(str, there))}"))
         device = there[number]
     model.params = jax.device_put(model.params, device)
 
@@ -173,8 +173,8 @@ def _kind_and_number(device: Any) -> tuple[str, int]:
     return kind, int(parts[1]) if len(parts) > 1 and parts[1].isdigit() else 0
 
 
-def _no_such(device: Any, reason: str) -> InputError:
-    return InputError(f"`device` must be one of this machine, got {device!r} (pipeline): {reason}")
+def _no_such(device: Any, reason: str) -> str:
+    return f"`device` must be one of this machine, got {device!r} (pipeline): {reason}"
 
 
 def device_of(model: Any) -> Any:

@@ -35,6 +35,7 @@ class JaxArrays:
     softmax = staticmethod(jax.nn.softmax)
     log_softmax = staticmethod(jax.nn.log_softmax)
     matmul = staticmethod(jnp.matmul)
+
     def where(self, condition: Any, x: Any, y: Any) -> Array:
         return jnp.where(condition, x, y)
 
