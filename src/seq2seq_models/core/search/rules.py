@@ -205,6 +205,7 @@ def top_k(rule: rules.TopK, look: Look, scores: Array) -> Array:
 
 def top_p(rule: rules.TopP, look: Look, scores: Array) -> Array:
     xp, width = look.xp, scores.shape[1]
+    # Differs from transformers 4.57.6: words that tie at the cut all stay, where its sort leaves open which do.
     ordered = xp.sort(scores)
     is_dropped = xp.cumsum(xp.softmax(ordered)) <= 1 - rule.mass
     count = xp.minimum(xp.sum(xp.cast(is_dropped, "int32"), axis=1, keepdims=True), width - rule.at_least)
