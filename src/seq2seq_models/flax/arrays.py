@@ -111,12 +111,3 @@ class JaxArrays:
 
     def while_loop(self, go_on: Callable[[State], Array], body: Callable[[State], State], state: State) -> State:
         return lax.while_loop(go_on, body, state)
-
-
-class HostArrays(JaxArrays):
-    """The same for loops that run step by step, so that the host sees every one of them."""
-
-    def while_loop(self, go_on: Callable[[State], Array], body: Callable[[State], State], state: State) -> State:
-        while bool(go_on(state)):
-            state = body(state)
-        return state

@@ -20,14 +20,13 @@ from ..core.search.run import Inputs, run
 from ..core.search.session import Request, Session
 from ..core.search.task import Found, Numbers, Processor, Settings
 from ..errors import InputError
-from .arrays import HostArrays, JaxArrays
+from .arrays import JaxArrays
 from .cache import entries
 
 for _record in (Inputs, Numbers, Found):
     jax.tree_util.register_dataclass(_record)
 
 ARRAYS = JaxArrays()
-ON_HOST = HostArrays()
 
 
 @dataclass(frozen=True)
@@ -148,7 +147,6 @@ class FlaxWing:
     """This framework's side of a call of `generate`; see core/search/session.py."""
 
     xp = ARRAYS
-    host_xp = ON_HOST
     host_option = "trace"
     keeps_width = True
 

@@ -124,15 +124,6 @@ class TensorFlowArrays:
         return last
 
 
-class HostArrays(TensorFlowArrays):
-    """The same for loops that run step by step, so that the host sees every one of them."""
-
-    def while_loop(self, go_on: Callable[[State], Tensor], body: Callable[[State], State], state: State) -> State:
-        while bool(go_on(state)):
-            state = body(state)
-        return state
-
-
 def threefry(key: Sequence[Tensor], counter: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
     """Two random words for every pair of words of a counter, under a pair of words as a key; all uint32.
 

@@ -20,11 +20,10 @@ from ..core.search.preparation import facts
 from ..core.search.run import Inputs, run
 from ..core.search.session import Request, Session
 from ..core.search.task import Found, Numbers, Processor, Settings
-from .arrays import HostArrays, TensorFlowArrays
+from .arrays import TensorFlowArrays
 
 Tensor = Any
 ARRAYS = TensorFlowArrays()
-ON_HOST = HostArrays()
 
 
 @dataclass(frozen=True)
@@ -120,7 +119,9 @@ class CompiledSteps(ModelSteps):
         return self._call("head", hidden)
 
     def _call(self, piece: str, *inputs: Any) -> Any:
-        return _compiled(Program(piece, _facts(self.model), self.details))(self.model, *inputs)
+        return _compiled(Program(piece, _facts(self.model), self.details))(
+            self.model, *tf.nest.map_structure(_tensor, inputs)
+        )
 
 
 def _facts(model: Any) -> tuple[Any, ...]:
@@ -166,7 +167,6 @@ class TensorFlowWing:
     """This framework's side of a call of `generate`; see core/search/session.py."""
 
     xp = ARRAYS
-    host_xp = ON_HOST
     host_option = "run_eagerly"
     keeps_width = False
 

@@ -62,6 +62,7 @@ class Decoder:
 
     Attributes:
         xp: the array namespace.
+        device: the one of the cache; the same but for loops on the host.
         steps: the model.
         rows: R.
         capacity: C.
@@ -72,6 +73,7 @@ class Decoder:
     """
 
     xp: Arrays
+    device: Arrays
     steps: Steps
     rows: int
     capacity: int
@@ -110,11 +112,12 @@ class Decoder:
 
     def reorder(self, cache: Entries, rows: Array) -> Entries:
         """The cache where row i goes on from what row rows[i] was."""
-        return tuple((self.xp.take(keys, rows, 0), self.xp.take(values, rows, 0)) for keys, values in cache)
+        take = self.device.take
+        return tuple((take(keys, rows, 0), take(values, rows, 0)) for keys, values in cache)
 
     def keep(self, cache: Entries, length: Array, chosen: Array) -> Entries:
         """The cache where each row [R] has its chosen one of the latest tokens at place `length`."""
-        xp = self.xp
+        xp = self.device
         is_chosen = (xp.arange(self.capacity)[None, :] == (length + chosen)[:, None])[:, None, :, None]
 
         def kept(x: Array) -> Array:

@@ -23,7 +23,7 @@ class HostLoop(Host):
     """A loop's companion on the host.
 
     Attributes:
-        xp: the array namespace.
+        xp: the namespace of the model's own arrays, which the user's functions get.
         prompt_length: decoder tokens given.
         criteria: the user's own stops.
         stop_strings: ends a row at a string; or None.
@@ -60,7 +60,7 @@ class HostLoop(Host):
         if self.keeps_logits:
             self.logits.append(logits)
         if self.keeps_scores:
-            self.scores.append(scores)
+            self.scores.append(self.xp.asarray(scores, "float32"))
         if self.wants_details:
             self.details.append(_cut(details, int(length)))
 
@@ -75,8 +75,9 @@ class HostLoop(Host):
         if self.stop_strings is not None:
             over |= np.asarray(self.stop_strings(rows.tolist()), bool)
         for criterion in self.criteria:
-            over |= np.asarray(criterion(so_far, scores), bool)
-        return self.xp.asarray(over, "bool") if over.any() else None
+            shown = None if scores is None else self.xp.asarray(scores, "float32")
+            over |= np.asarray(criterion(self.xp.asarray(so_far, "int32"), shown), bool)
+        return over if over.any() else None
 
     def chosen(self, state: State) -> None:
         import numpy as np

@@ -46,7 +46,13 @@ class Inputs:
 
 
 def run(
-    xp: Arrays, steps: Steps, settings: Settings, numbers: Numbers, inputs: Inputs, host: Host | None = None
+    xp: Arrays,
+    steps: Steps,
+    settings: Settings,
+    numbers: Numbers,
+    inputs: Inputs,
+    host: Host | None = None,
+    device: Arrays | None = None,
 ) -> Found:
     """The sequences of a strategy.
 
@@ -57,6 +63,7 @@ def run(
         numbers: what is not.
         inputs: the source and the prompt.
         host: what happens between steps, if the loop is not compiled.
+        device: the namespace of the model's own arrays, if that is another.
     """
     states, cross, memory_mask = inputs.states, None, None
     if inputs.mask is not None:
@@ -70,7 +77,7 @@ def run(
     allowed = None if inputs.prompt_mask is None else xp.repeat(inputs.prompt_mask, copies) != 0
     more = settings.top_k if settings.mode is GenerationMode.CONTRASTIVE_SEARCH else 0
     capacity, seen = settings.width - 1 + more, _wider(xp, allowed, more)
-    decoder = Decoder(xp, steps, ids.shape[0], capacity, cross, memory_mask, seen, steps.packed())
+    decoder = Decoder(xp, device or xp, steps, ids.shape[0], capacity, cross, memory_mask, seen, steps.packed())
     task = Task(xp, settings, numbers, decoder, ids, allowed, host or Host())
     found = LOOPS[settings.mode](task)
     is_written = xp.arange(settings.width)[None, :] < found.length

@@ -25,6 +25,7 @@ from ..strategies import ask
 from .arrays import Arrays
 from .decoder import Steps
 from .host import Criterion, HostLoop
+from .host_arrays import HostArrays
 from .preparation import bucket, prepare, typed
 from .run import Inputs, run
 from .task import Found, Numbers, Processor, Settings
@@ -42,10 +43,6 @@ class Wing(Protocol):
     @property
     def xp(self) -> Arrays:
         """The array namespace of compiled loops."""
-
-    @property
-    def host_xp(self) -> Arrays:
-        """The same for loops on the host."""
 
     host_option: str
     """The argument of `generate` that asks for the loop on the host, whatever the call needs."""
@@ -172,7 +169,7 @@ class Session:
         settings, numbers, inputs = self._prepared(is_bucketed=not wants_details)
         records = bool(config.return_dict_in_generate)
         host = HostLoop(
-            self.wing.host_xp,
+            self.wing.xp,
             self.plan.prompt_length,
             criteria=tuple(request.criteria or ()),
             stop_strings=None if config.stop_strings is None else StopStrings(config.stop_strings, request.tokenizer),
@@ -184,7 +181,16 @@ class Session:
             is_beams=config.num_beams > 1,
         )
         host.begin(np.repeat(self.prompt, 1 if config.num_beams > 1 else config.num_return_sequences, 0))
-        found = run(self.wing.host_xp, self.wing.steps(self.details), settings, numbers, inputs, host)
+        own = self.wing.xp
+        settings = replace(settings, processors=tuple(_on_device(own, one) for one in settings.processors))
+        with np.errstate(all="ignore"):  # minus infinity is a score like any other
+            found = run(HostArrays(own), self.wing.steps(self.details), settings, numbers, inputs, host, own)
+        found = Found(
+            own.asarray(found.sequences, "int32"),
+            found.length,
+            None if found.scores is None else own.asarray(found.scores, "float32"),
+            None if found.rows is None else own.asarray(found.rows, "int32"),
+        )
         output = self._output(found, host, encoder_outputs)
         host.end(output.sequences)
         return output
@@ -423,6 +429,16 @@ def _ones(mask: Any, source: Any) -> Any:
     import numpy as np
 
     return np.ones(source.shape[:2], np.int32) if mask is None and source is not None else mask
+
+
+def _on_device(xp: Arrays, processor: Processor) -> Processor:
+    """A user's processor for a loop on the host: it gets arrays of its framework."""
+    import numpy as np
+
+    def processed(ids: Any, scores: Any, length: Any) -> Any:
+        return np.asarray(processor(xp.asarray(ids, "int32"), xp.asarray(scores, "float32"), length))
+
+    return processed
 
 
 def _wide(xp: Arrays, x: Any, length: int, value: float) -> Any:
