@@ -143,11 +143,14 @@ def test_a_closed_pipe_is_no_news(report: Path) -> None:
 
 
 def test_ctrl_c_ends_quietly() -> None:
+    # A shell starts its background jobs with the signal ignored, and they hand that on.
+    program = (
+        "import runpy, signal; signal.signal(signal.SIGINT, signal.default_int_handler); "
+        "runpy.run_module('seq2seq_models', run_name='__main__')"
+    )
     with subprocess.Popen(
-        [sys.executable, "-m", "seq2seq_models", "chat"],
+        [sys.executable, "-c", program, "chat"],
         stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=ENVIRONMENT,
-        # A shell starts its background jobs with the signal ignored, and they hand that on.
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     ) as process:  # fmt: skip
         assert process.stdin is not None
         assert process.stdout is not None

@@ -40,6 +40,7 @@ sys.meta_path.insert(0, Blocker())
 def python(code: str, *arguments: str) -> str:
     """What the code prints in a fresh process."""
     environment = {**os.environ, "PYTHONPATH": str(PACKAGE.parent)}
+    environment.pop("TF_USE_LEGACY_KERAS", None)  # which the reference sets in this process when its TF classes load
     done = subprocess.run(
         [sys.executable, "-c", code, *arguments], env=environment, capture_output=True, text=True, check=False
     )

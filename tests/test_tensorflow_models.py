@@ -28,7 +28,8 @@ SOURCE = Path(seq2seq_models.__file__).parent.parent
 
 def python(code: str, *arguments: str, with_library: bool = True) -> str:
     """What the code prints in a fresh process."""
-    environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+    inherited = {"PYTHONPATH", "TF_USE_LEGACY_KERAS"}  # the reference sets the second when its TF classes load
+    environment = {name: value for name, value in os.environ.items() if name not in inherited}
     environment |= {"TF_CPP_MIN_LOG_LEVEL": "3", **({"PYTHONPATH": str(SOURCE)} if with_library else {})}
     command = [sys.executable, "-c", code, *arguments]
     done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
