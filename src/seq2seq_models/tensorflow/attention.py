@@ -7,6 +7,7 @@ from typing import Any
 import keras
 from keras import ops
 
+from ..core.search.decoder import lowest as core_lowest
 from ..errors import InputError
 from .cache import LayerCache
 from .linear import Linear, Part, dropout
@@ -14,10 +15,7 @@ from .linear import Linear, Part, dropout
 
 def lowest(dtype: Any) -> float:
     """The lowest finite number of a dtype, which stands for "not seen" in a mask."""
-    # bfloat16 has float32's range, but rounding float32's lowest to it would give minus infinity.
-    return {"float16": -65504.0, "bfloat16": -3.3895313892515355e38}.get(
-        keras.backend.standardize_dtype(dtype), -3.4028234663852886e38
-    )
+    return core_lowest(keras.backend.standardize_dtype(dtype))
 
 
 def padding_mask(mask: Any, dtype: Any) -> Any:
