@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -9,6 +11,22 @@ from typing import Any
 import pytest
 
 from .stand_in_hub import StandInHub
+
+QUICK_TO_COMPILE = (
+    "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true --xla_cpu_use_fusion_emitters=false"
+)
+"""XLA takes two thirds of its time to optimize programs that then run for a millisecond. `optimized` in
+compiled.py repeats a choice of the tests with XLA as it is."""
+
+os.environ.setdefault("XLA_FLAGS", QUICK_TO_COMPILE)
+
+
+@pytest.fixture(autouse=True, scope="module")
+def nothing_stays_compiled() -> Iterator[None]:
+    """JAX keeps what it has compiled for good: several test files in one process would run out of memory maps."""
+    yield
+    if "jax" in sys.modules:
+        sys.modules["jax"].clear_caches()
 
 
 def point_client_at(endpoint: str, home: Path, monkeypatch: pytest.MonkeyPatch, *, offline: bool = False) -> None:

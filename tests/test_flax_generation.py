@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import itertools
+import os
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from typing import Any, ClassVar
 
 import jax
@@ -14,12 +15,13 @@ import numpy as np
 import pytest
 
 import seq2seq_models
+from seq2seq_models.core.search.programs import Programs
 from seq2seq_models.errors import GenerationError, InputError
-from seq2seq_models.flax.generation import _decode
+from seq2seq_models.flax import generation
 
 from . import compiled
 from .combinations import source
-from .compiled import CONTRAST, GROUPS, STRATEGIES, Collect, numbers, plain, thin, twin
+from .compiled import CONTRAST, GROUPS, STRATEGIES, Collect, numbers, plain, same_ids, stored, thin, twin
 from .tiny import FAMILIES
 
 pytestmark = [pytest.mark.reference]
@@ -48,7 +50,7 @@ class Flax:
         return {"prng_key": jax.random.PRNGKey(seed)}
 
     def compiled_loops(self) -> int:
-        return int(_decode._cache_size())
+        return generation.PROGRAMS.made["decode"]
 
     def leaf(self, model: Any) -> Any:
         return jax.tree.leaves(model.params)[0]
@@ -61,16 +63,6 @@ class Flax:
 
     def encoder_outputs(self, model: Any, inputs: dict[str, Any]) -> Any:
         return model.encode(**inputs)
-
-    @contextmanager
-    def many_shapes(self) -> Iterator[None]:
-        """The loop on the host compiles every operation for every shape, which takes less without optimizing."""
-        before = jax.config.values["jax_disable_most_optimizations"]
-        jax.config.update("jax_disable_most_optimizations", True)
-        try:
-            yield
-        finally:
-            jax.config.update("jax_disable_most_optimizations", before)
 
 
 class TestCombinations(compiled.Combinations):
@@ -255,3 +247,37 @@ print(np.asarray(decode.call(leaves, held["key"], held["ids"], held["mask"])).to
     told = subprocess.run([sys.executable, "-c", script], cwd=tmp_path, capture_output=True, text=True, check=True)
     expected = numbers(model.generate(**inputs, **options, prng_key=jnp.asarray(key)).sequences)
     assert told.stdout.strip() == str(expected.tolist())
+
+
+def test_programs_beyond_the_most_make_room(monkeypatch):
+    """A process has room for some hundred programs: the one not used for longest is freed."""
+    model, options = thin("Pegasus"), {"max_new_tokens": 4}
+    freed = []
+    programs = Programs(generation.PROGRAMS._make, lambda made: freed.append(made.clear_cache()), most=2)
+    monkeypatch.setattr(generation, "PROGRAMS", programs)
+    for rows in (1, 2, 1, 3, 1, 2):
+        inputs = source(rows, rows=rows)
+        found = Flax().generate(twin(Flax(), model), **plain(inputs), **options)
+        same_ids(Flax(), found.sequences, model.generate(**inputs, **options))
+    assert programs.made == {"decode": 4} and len(programs) == len(freed) == 2
+
+
+def test_ids_are_the_same_as_xla_compiles_for_users():
+    """The other tests ask XLA to optimize little; this process does not."""
+    environment = {name: value for name, value in os.environ.items() if name != "XLA_FLAGS"}
+    script = "from tests.test_flax_generation import optimized; print(optimized())"
+    told = subprocess.run([sys.executable, "-c", script], env=environment, capture_output=True, text=True)
+    assert told.returncode == 0, told.stderr
+    assert told.stdout.strip() == "8"
+
+
+def optimized() -> int:
+    """How many random combinations gave PyTorch's ids, every strategy with them."""
+    test, count = TestCombinations(), 0
+    for family, seed in itertools.product(FAMILIES, (16, 48)):
+        test.check(seed, family, {})
+        count += 1
+    for strategy, case in itertools.product(("groups", "contrastive"), (31, 62)):
+        test.check_stored(stored(strategy)[case], {})
+        count += 1
+    return count

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from contextlib import nullcontext
 from typing import Any, ClassVar
 
 import keras
@@ -12,6 +11,7 @@ import pytest
 import tensorflow as tf
 
 import seq2seq_models
+from seq2seq_models.core.search.programs import Programs
 from seq2seq_models.errors import InputError
 from seq2seq_models.tensorflow import generation
 from seq2seq_models.tensorflow.arrays import threefry
@@ -43,8 +43,8 @@ class TensorFlow:
         return {"seed": (7, seed)}
 
     def compiled_loops(self) -> int:
-        loops = [function for program, function in generation._PROGRAMS.items() if program.piece == "decode"]
-        return sum(function.experimental_get_tracing_count() for function in loops)
+        assert not len(generation.GRAPHS)
+        return generation.PROGRAMS.made["decode"]
 
     def leaf(self, model: Any) -> Any:
         return model.weights[0]
@@ -58,8 +58,13 @@ class TensorFlow:
     def encoder_outputs(self, model: Any, inputs: dict[str, Any]) -> Any:
         return model.encode(**{name: tf.constant(value) for name, value in inputs.items()})
 
-    def many_shapes(self) -> Any:
-        return nullcontext()
+
+@pytest.fixture(autouse=True, scope="module")
+def room_for_tiny_programs():
+    """The programs of these models are so small that more of them fit into a process."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(generation.PROGRAMS, "most", 1000)
+        yield
 
 
 class TestCombinations(compiled.Combinations):
@@ -221,3 +226,19 @@ def test_random_words_are_those_that_are_published():
         for key, counter, words in known:
             given = ([tf.constant(word, tf.uint32) for word in pair] for pair in (key, counter))
             assert tuple(int(word) for word in function(*given)) == words
+
+
+def test_shapes_beyond_the_room_for_xla_programs_run_as_graphs(monkeypatch, caplog):
+    model, options = thin("Pegasus"), {"max_new_tokens": 4, "num_beams": 2}
+    own = twin(TensorFlow(), model)
+    for name, most in (("PROGRAMS", 1), ("GRAPHS", 2)):
+        kept = getattr(generation, name)
+        monkeypatch.setattr(generation, name, Programs(kept._make, kept._drop, most))
+    for rows in (1, 2, 3, 4, 1, 2):
+        inputs = source(rows, rows=rows)
+        found = own.generate(**plain(inputs), **options)
+        assert found.numpy().tolist() == model.generate(**inputs, **options).tolist()
+    assert generation.PROGRAMS.made == {"decode": 1}
+    assert generation.GRAPHS.made == {"decode": 4} and len(generation.GRAPHS) == 2
+    said = [record.getMessage() for record in caplog.records if "TensorFlow graphs" in record.getMessage()]
+    assert len(said) == 1 and "compiled 1 programs" in said[0]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -16,6 +16,7 @@ from ..core.generation_config import GenerationConfig
 from ..core.outputs import BaseModelOutput, ModelOutput
 from ..core.search.decoder import Entries
 from ..core.search.preparation import facts
+from ..core.search.programs import Program, Programs
 from ..core.search.run import Inputs, run
 from ..core.search.session import Request, Session
 from ..core.search.task import Found, Numbers, Processor, Settings
@@ -27,23 +28,6 @@ for _record in (Inputs, Numbers, Found):
     jax.tree_util.register_dataclass(_record)
 
 ARRAYS = JaxArrays()
-
-
-@dataclass(frozen=True)
-class Program:
-    """What a compiled function is specialised on: two models of the same shape share it.
-
-    Attributes:
-        facts: everything about the module that its computation depends on.
-        details: whether attentions and hidden states come along.
-        settings: of the loop; None for a single step.
-        module: a linen module of these facts.
-    """
-
-    facts: tuple[Any, ...]
-    details: tuple[bool, bool]
-    settings: Settings | None = None
-    module: Any = field(default=None, compare=False)
 
 
 class ModuleSteps:
@@ -98,49 +82,44 @@ class CompiledSteps(ModuleSteps):
     """The same with every piece compiled by itself, for loops on the host."""
 
     def encode(self, ids: Array | None, embeds: Array | None, mask: Array | None) -> Array:
-        found: Array = _encode(self.program, self.params, ids, mask)
+        found: Array = self._call("encode", ids, embeds, mask)
         return found
 
     def cross_entries(self, memory: Array) -> Entries:
-        found: Entries = _cross_entries(self.program, self.params, memory)
+        found: Entries = self._call("cross_entries", memory)
         return found
 
     def packed(self) -> Any:
         return None
 
-    def step(self, *args: Any) -> tuple[Array, Entries, Any]:
-        found: tuple[Array, Entries, Any] = _step(self.program, self.params, *args)
+    def step(self, *inputs: Any) -> tuple[Array, Entries, Any]:
+        found: tuple[Array, Entries, Any] = self._call("step", *inputs)
         return found
 
     def head(self, hidden: Array) -> Array:
-        found: Array = _head(self.program, self.params, hidden)
+        found: Array = self._call("head", hidden)
         return found
 
-
-@partial(jax.jit, static_argnums=0)
-def _decode(program: Program, params: Any, inputs: Inputs, numbers: Numbers) -> Found:
-    assert program.settings is not None
-    return run(ARRAYS, ModuleSteps(program, params), program.settings, numbers, inputs)
+    def _call(self, piece: str, *inputs: Any) -> Any:
+        return _compiled(replace(self.program, piece=piece), self.params, *inputs)
 
 
-@partial(jax.jit, static_argnums=0)
-def _encode(program: Program, params: Any, ids: Array, mask: Array | None) -> Array:
-    return ModuleSteps(program, params).encode(ids, None, mask)
+def _traced(program: Program, params: Any, *inputs: Any) -> Any:
+    """What a program computes."""
+    steps = ModuleSteps(program, params)
+    if program.settings is None:
+        return getattr(steps, program.piece)(*inputs)
+    arrays, numbers = inputs
+    return run(ARRAYS, steps, program.settings, numbers, arrays)
 
 
-@partial(jax.jit, static_argnums=0)
-def _cross_entries(program: Program, params: Any, memory: Array) -> Entries:
-    return ModuleSteps(program, params).cross_entries(memory)
+PROGRAMS: Programs[Any] = Programs(lambda program: jax.jit(partial(_traced, program)), lambda made: made.clear_cache())
 
 
-@partial(jax.jit, static_argnums=0)
-def _step(program: Program, params: Any, *args: Any) -> tuple[Array, Entries, Any]:
-    return ModuleSteps(program, params).step(*args)
-
-
-@partial(jax.jit, static_argnums=0)
-def _head(program: Program, params: Any, hidden: Array) -> Array:
-    return ModuleSteps(program, params).head(hidden)
+def _compiled(program: Program, params: Any, *inputs: Any) -> Any:
+    """A program's result, compiled once per program and shape of the inputs; the parameters are an argument."""
+    leaves, structure = jax.tree.flatten(inputs)
+    return PROGRAMS.get(program, (structure, tuple(map(jnp.shape, leaves))))(params, *inputs)
 
 
 class FlaxWing:
@@ -163,7 +142,7 @@ class FlaxWing:
         return x if self.is_symbolic(x) else np.asarray(x)
 
     def compiled(self, settings: Settings) -> Callable[[Inputs, Numbers], Found]:
-        return partial(_decode, self._program((False, False), settings), self.params)
+        return partial(_compiled, self._program((False, False), settings), self.params)
 
     traced = compiled
 
@@ -188,7 +167,7 @@ class FlaxWing:
     def _program(self, details: tuple[bool, bool], settings: Settings | None = None) -> Program:
         module = self.model.module
         own = (type(module), jnp.dtype(module.dtype).name, facts(module.config))
-        return Program(own, details, settings, module)
+        return Program("decode", own, details, settings, module)
 
 
 class GenerationMixin:

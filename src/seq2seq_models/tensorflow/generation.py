@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
-from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
@@ -17,33 +17,17 @@ from ..core.generation_config import GenerationConfig
 from ..core.outputs import BaseModelOutput, ModelOutput
 from ..core.search.decoder import Entries
 from ..core.search.preparation import facts
+from ..core.search.programs import Program, Programs
 from ..core.search.run import Inputs, run
 from ..core.search.session import Request, Session
 from ..core.search.task import Found, Numbers, Processor, Settings
 from .arrays import TensorFlowArrays
 
+logger = logging.getLogger("seq2seq_models")
 Tensor = Any
 ARRAYS = TensorFlowArrays()
 
 
-@dataclass(frozen=True)
-class Program:
-    """What a compiled function is specialised on: two models of the same shape share it.
-
-    Attributes:
-        piece: what it computes: "decode" for the whole, or one piece of it.
-        facts: everything about the model that the computation depends on.
-        details: whether attentions and hidden states come along.
-        settings: of the loop; None for a single piece.
-    """
-
-    piece: str
-    facts: tuple[Any, ...]
-    details: tuple[bool, bool] = (False, False)
-    settings: Settings | None = None
-
-
-_PROGRAMS: dict[Program, Any] = {}
 _MODEL: ContextVar[Any] = ContextVar("model")
 """The model whose call is being traced: programs must not hold one, or its weights would never be freed."""
 
@@ -130,13 +114,10 @@ def _facts(model: Any) -> tuple[Any, ...]:
 
 def _compiled(program: Program) -> Callable[..., Any]:
     """A function of a model and a program's inputs; compiled once per program and shape of the inputs."""
-    if program not in _PROGRAMS:
-        _PROGRAMS[program] = tf.function(partial(_traced, program), jit_compile=True, autograph=False)
-    function = _PROGRAMS[program]
 
     def call(model: Any, *inputs: Any) -> Any:
         with _tracing(model):
-            return function([variable.value for variable in model.weights], *inputs)
+            return _function(program, inputs)([variable.value for variable in model.weights], *inputs)
 
     return call
 
@@ -161,6 +142,32 @@ def _traced(program: Program, weights: Sequence[Tensor], *inputs: Any) -> Any:
         arrays, numbers = inputs
         found = run(ARRAYS, steps, program.settings, Numbers(**numbers), Inputs(**arrays))
         return vars(found)
+
+
+# TensorFlow never frees an XLA program, and XLA crashes when the process has no memory maps left.
+PROGRAMS: Programs[Any] = Programs(
+    lambda program: tf.function(partial(_traced, program), jit_compile=True, autograph=False),
+    drop=lambda function: None,
+    most=100,
+)
+GRAPHS: Programs[Any] = Programs(
+    lambda program: tf.function(partial(_traced, program), autograph=False), drop=lambda function: None
+)
+
+
+def _function(program: Program, inputs: tuple[Any, ...]) -> Any:
+    """A program as XLA compiled it, or as a TensorFlow graph once there are too many of those."""
+    shapes = tuple(None if x is None else tuple(x.shape) for x in tf.nest.flatten(inputs))
+    if (program, shapes) in PROGRAMS or len(PROGRAMS) < PROGRAMS.most:
+        return PROGRAMS.get(program, shapes)
+    if not len(GRAPHS):
+        logger.warning(
+            "this process has compiled %d programs with XLA, which TensorFlow never frees: further shapes and options "
+            "run as TensorFlow graphs, which start sooner and decode slower. Use fewer batch sizes, lengths and sets "
+            "of options, or another process.",
+            PROGRAMS.most,
+        )
+    return GRAPHS.get(program, shapes)
 
 
 class TensorFlowWing:
