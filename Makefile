@@ -4,7 +4,7 @@ DEMO := .venv-demo
 TEST := .venv
 NEWEST := .venv-newest
 # Hundreds of XLA programs each, which TensorFlow never frees: they get processes of their own.
-COMPILING := tests/test_flax_generation.py tests/test_tensorflow_generation.py
+COMPILING := $(foreach wing,flax tensorflow,tests/test_$(wing)_generation.py tests/test_$(wing)_combinations.py)
 
 .PHONY: demo test test-fast test-newest lint clean
 
@@ -24,6 +24,7 @@ test-fast: $(TEST)/ready       ## the tests that take moments
 
 test-newest: $(NEWEST)/ready   ## loading, saving and tokenizing with the newest huggingface_hub and tokenizers
 	$(NEWEST)/bin/python -m pytest -m "not reference and not heavy" tests/test_hub.py tests/test_hub_models.py \
+		tests/test_hub_faults.py \
 		tests/test_checkpoints.py tests/test_leaves.py tests/test_tokenizer_files.py
 
 lint: $(TEST)/ready

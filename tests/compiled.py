@@ -1,6 +1,6 @@
 """What `generate` must do on every framework that compiles, as test classes without a framework.
 
-tests/test_flax_generation.py and tests/test_tensorflow_generation.py derive from them and say which side they mean. The
+tests/test_flax_*.py and tests/test_tensorflow_*.py derive from them and say which side they mean. The
 models are tiny, with the same weights as our PyTorch ones, whose results are the expectation.
 """
 

@@ -67,10 +67,6 @@ def room_for_tiny_programs():
         yield
 
 
-class TestCombinations(compiled.Combinations):
-    side = TensorFlow()
-
-
 class TestCompilations(compiled.Compilations):
     side = TensorFlow()
 

@@ -147,6 +147,13 @@ def test_one_long_text(families: dict[str, tuple[Any, Any]], family: str) -> Non
     assert ours(text)["input_ids"] == reference(text)["input_ids"]
 
 
+def test_runs_of_dashes(families: dict[str, tuple[Any, Any]]) -> None:
+    """Segmentations of equal probability: the rounding of what stands before chooses, a symbol's bonus included."""
+    for before in ("", "a", "<n>", "It<n><n>", "It <n> "):
+        for length in range(20, 200, 9):
+            assert_same(*families["pegasus"], before + "-" * length)
+
+
 @pytest.mark.heavy
 @pytest.mark.parametrize("family", FAMILIES)
 def test_ten_thousand_texts(family: str, capsys: pytest.CaptureFixture[str]) -> None:

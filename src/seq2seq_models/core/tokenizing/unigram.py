@@ -93,7 +93,7 @@ class Unigram:
         self.unk_id = model.unk_id
         normal = [s for s, kind in zip(model.scores, model.types, strict=True) if kind == PieceType.NORMAL]
         self.unk_score = _single(min(normal, default=0.0) - _UNKNOWN_PENALTY)
-        self.candidates = self._candidates(max(normal, default=0.0))
+        self.candidates = self._candidates()
         """What can stand in a segmentation: piece to (score, id)."""
         self.scores = {index: score for score, index in self.candidates.values()}
         self.longest = max(map(len, self.candidates), default=1)
@@ -104,13 +104,13 @@ class Unigram:
         self.by_words = self._can_go_by_words()
         self._words = _Words(self)
 
-    def _candidates(self, highest: float) -> dict[str, tuple[float, int]]:
+    def _candidates(self) -> dict[str, tuple[float, int]]:
         found: dict[str, tuple[float, int]] = {}
         for index, piece in enumerate(self.model.pieces):
             kind, score = self.model.types[index], self.model.scores[index]
             if kind == PieceType.USER_DEFINED:
-                # SentencePiece's bonus, so that such a piece always wins.
-                found[piece] = (_single(len(piece.encode()) * highest) - 0.1, index)
+                # SentencePiece 0.2.3's bonus, so that such a piece always wins.
+                found[piece] = (_single(0.1 * (len(piece.encode()) - 1)), index)
             elif kind == PieceType.NORMAL:
                 found[piece] = (score, index)
         return found
