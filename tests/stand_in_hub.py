@@ -1,100 +1,30 @@
 """A hub on 127.0.0.1 that speaks as much of the hub's HTTP as the client uses: download, snapshot, upload, and trouble.
 
 `StandInHub` runs in a thread of the test process; `hub.add("google/pegasus-xsum", folder)` publishes a folder, and
-`hub.trouble[...]` makes things go wrong. `hub.requests` lists what was asked, as "METHOD path".
+`hub.trouble[...]` makes things go wrong. `hub.requests` lists what was asked, as "METHOD path", and
+`hub.tokens` the token that came with each.
 """
 
 from __future__ import annotations
 
 import base64
 import contextlib
-import hashlib
 import json
 import socket
 import threading
-from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any, ClassVar
 from urllib.parse import parse_qs, unquote, urlsplit
 
-LFS_FROM = 1 << 20
-"""Files of this size and more are stored as the hub stores large files (sha256 as ETag, LFS upload)."""
-
-TOKEN = "hf_" + "a" * 34
-
-
-@dataclass
-class Stored:
-    """One file of a commit: its bytes, in memory or on disk."""
-
-    content: bytes | Path
-
-    @property
-    def size(self) -> int:
-        return len(self.content) if isinstance(self.content, bytes) else self.content.stat().st_size
-
-    def read(self) -> bytes:
-        return self.content if isinstance(self.content, bytes) else self.content.read_bytes()
-
-    @property
-    def is_lfs(self) -> bool:
-        return self.size >= LFS_FROM
-
-    @property
-    def oid(self) -> str:
-        if not hasattr(self, "_oid"):
-            content = self.read()
-            blob = hashlib.sha1(b"blob %d\0" % len(content) + content).hexdigest()
-            self._oid = hashlib.sha256(content).hexdigest() if self.is_lfs else blob
-        return self._oid
-
-
-@dataclass
-class Repo:
-    """A repository: commits by hash, branches and tags by name."""
-
-    commits: dict[str, dict[str, Stored]] = field(default_factory=dict)
-    refs: dict[str, str] = field(default_factory=dict)
-    private: bool = False
-    messages: list[str] = field(default_factory=list)
-
-    def commit(self, files: dict[str, Stored], branch: str = "main", message: str = "") -> str:
-        text = json.dumps([sorted((name, file.oid) for name, file in files.items()), len(self.commits), branch])
-        sha = hashlib.sha1(text.encode()).hexdigest()
-        self.commits[sha], self.refs[branch] = files, sha
-        self.messages.append(message)
-        return sha
-
-    def files(self, revision: str = "main") -> dict[str, Stored] | None:
-        return self.commits.get(self.refs.get(revision, revision))
-
-
-@dataclass
-class Trouble:
-    """What goes wrong, for one repository or (key "*") for all.
-
-    Attributes:
-        status: every request is answered with this status.
-        code: X-Error-Code that goes with it.
-        message: X-Error-Message that goes with it.
-        break_after: bodies of large files end after so many bytes, `times` times.
-        times: how many bodies break.
-        retry_after: seconds in a Retry-After header.
-    """
-
-    status: int | None = None
-    code: str | None = None
-    message: str | None = None
-    break_after: int | None = None
-    times: int = 1
-    retry_after: int | None = None
-
-
-GATED = Trouble(403, "GatedRepo", "Access to this model is restricted.")
-UNAUTHORIZED = Trouble(401, None, "Invalid credentials in Authorization header")
-FORBIDDEN = Trouble(403, None, "You are not allowed here")
-OUTAGE = Trouble(503, None, "Service unavailable")
+from .stand_in_repositories import FORBIDDEN as FORBIDDEN
+from .stand_in_repositories import GATED as GATED
+from .stand_in_repositories import LFS_FROM, Repo, Stored
+from .stand_in_repositories import OTHER_TOKEN as OTHER_TOKEN
+from .stand_in_repositories import OUTAGE as OUTAGE
+from .stand_in_repositories import TOKEN as TOKEN
+from .stand_in_repositories import UNAUTHORIZED as UNAUTHORIZED
+from .stand_in_repositories import Trouble as Trouble
 
 
 class StandInHub:
@@ -109,6 +39,11 @@ class StandInHub:
         self.uploads: dict[str, bytes] = {}
         self.fail_uploads: int | None = None
         self.moved: dict[str, str] = {}
+        self.storage: StandInHub | None = None
+        self.storage_for: tuple[str, ...] = ("HEAD", "GET")
+        self.storage_host = "127.0.0.1"
+        self.stored: dict[str, Stored] = {}
+        self.closing = threading.Event()
         self.connections: list[socket.socket] = []
         handler = type("BoundHandler", (Handler,), {"hub": self})
         self._server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
@@ -125,6 +60,7 @@ class StandInHub:
 
     def close(self) -> None:
         """Stops answering: from here on the hub cannot be reached."""
+        self.closing.set()
         self._server.shutdown()
         self._server.server_close()
         self._thread.join()
@@ -133,7 +69,13 @@ class StandInHub:
                 connection.shutdown(socket.SHUT_RDWR)
 
     def add(
-        self, name: str, folder: str | Path | dict[str, bytes], *, revision: str = "main", private: bool = False
+        self,
+        name: str,
+        folder: str | Path | dict[str, bytes],
+        *,
+        revision: str = "main",
+        private: bool = False,
+        gated: bool = False,
     ) -> str:
         """The commit hash under which the files of `folder` (or a name -> bytes mapping) are now published."""
         if isinstance(folder, dict):
@@ -142,8 +84,12 @@ class StandInHub:
             root = Path(folder)
             files = {path.relative_to(root).as_posix(): Stored(path) for path in root.rglob("*") if path.is_file()}
         repo = self.repos.setdefault(name, Repo())
-        repo.private = private
+        repo.private, repo.gated = private, gated
         return repo.commit(files, revision)
+
+    def keep_bodies_on(self, other: StandInHub, host: str, methods: tuple[str, ...] = ("HEAD", "GET")) -> None:
+        """From here on these methods send a client that asks for a large file to another server, under this host."""
+        self.storage, self.storage_host, self.storage_for = other, host, methods
 
     def count(self, method: str = "", contains: str = "") -> int:
         """How many requests so far start with `method` and contain this text."""
@@ -159,6 +105,10 @@ class Handler(BaseHTTPRequestHandler):
     def setup(self) -> None:
         super().setup()
         self.hub.connections.append(self.connection)
+
+    def handle(self) -> None:
+        with contextlib.suppress(ConnectionError):  # clients may hang up
+            super().handle()
 
     def log_message(self, *_: object) -> None:
         pass
@@ -183,10 +133,16 @@ class Handler(BaseHTTPRequestHandler):
         self.hub.tokens.append(token)
         body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
         parts = [unquote(part) for part in url.path.strip("/").split("/")]
-        if "*" in self.hub.trouble and self.hub.trouble["*"].status:
-            self.refuse(self.hub.trouble["*"])
+        everywhere = self.hub.trouble.get("*", Trouble())
+        if everywhere.silent:
+            self.hub.closing.wait(5)
+            self.close_connection = True
+        elif everywhere.refuses(self.command):
+            self.refuse(everywhere)
         elif parts[0] == "api":
             self.api(parts[1:], parse_qs(url.query), body, token)
+        elif parts[0] == "stored" and parts[1] in self.hub.stored:
+            self.send_file("stored", self.hub.stored[parts[1]], "")
         elif parts[0] == "lfs" and self.command == "PUT" and self.hub.fail_uploads is not None:
             self.send_error_code(self.hub.fail_uploads, None, "No")
         elif parts[0] == "lfs" and self.command == "PUT":
@@ -201,16 +157,16 @@ class Handler(BaseHTTPRequestHandler):
             at = parts.index("resolve")
             name = "/".join(parts[:at])
             if name in self.hub.moved:
-                self.redirect(self.path.replace(name, self.hub.moved[name], 1))
+                self.redirect(self.path.replace(f"/{name}", self.hub.moved[name], 1))
                 return
             self.resolve("/".join(parts[:at]), parts[at + 1], "/".join(parts[at + 2 :]), token)
         else:
             self.send_error_code(404, "EntryNotFound")
 
-    def redirect(self, location: str) -> None:
+    def redirect(self, location: str, headers: dict[str, str] | None = None) -> None:
         self.send_response(307)
-        self.send_header("Location", location)
-        self.send_header("Content-Length", "0")
+        for key, value in {"Location": location, "Content-Length": "0", **(headers or {})}.items():
+            self.send_header(key, value)
         self.end_headers()
 
     def refuse(self, trouble: Trouble) -> None:
@@ -220,14 +176,22 @@ class Handler(BaseHTTPRequestHandler):
     def repo(self, name: str, token: str | None) -> Repo | None:
         """The repository if it may be seen; otherwise the refusal has been sent."""
         trouble = self.hub.trouble.get(name)
-        if trouble is not None and trouble.status is not None:
+        if trouble is not None and trouble.refuses(self.command):
             self.refuse(trouble)
             return None
         found = self.hub.repos.get(name)
-        if found is None or (found.private and token != TOKEN):
+        if token not in (None, TOKEN, OTHER_TOKEN):
+            self.send_error_code(401, None, "Invalid credentials in Authorization header")
+        elif found is None or (found.private and token != TOKEN):
             self.send_error_code(401 if token is None else 404, "RepoNotFound", "Repository not found")
-            return None
-        return found
+        elif found.gated and token is None:
+            self.send_error_code(401, "GatedRepo", f"Access to model {name} is restricted. Please log in.")
+        elif found.gated and token != TOKEN:
+            text = f"Access to model {name} is restricted and you are not in the authorized list."
+            self.send_error_code(403, "GatedRepo", text)
+        else:
+            return found
+        return None
 
     def resolve(self, name: str, revision: str, path: str, token: str | None) -> None:
         repo = self.repo(name, token)
@@ -249,6 +213,12 @@ class Handler(BaseHTTPRequestHandler):
         headers = {"X-Repo-Commit": commit, "ETag": f'"{file.oid}"', "Accept-Ranges": "bytes"}
         if file.is_lfs:
             headers |= {"X-Linked-Etag": f'"{file.oid}"', "X-Linked-Size": str(file.size)}
+            storage = self.hub.storage
+            if storage is not None and self.command in self.hub.storage_for:
+                storage.stored[file.oid] = file
+                place = storage.endpoint.replace("127.0.0.1", self.hub.storage_host)
+                self.redirect(f"{place}/stored/{file.oid}", headers)
+                return
         status, start = 200, 0
         wanted = self.headers.get("Range")
         if wanted and self.command == "GET":
@@ -257,27 +227,39 @@ class Handler(BaseHTTPRequestHandler):
             start, end = int(first), int(last) + 1 if last else file.size
             headers["Content-Range"] = f"bytes {start}-{end - 1}/{file.size}"
             content, status = content[start:end], 206
-        length = file.size if self.command == "HEAD" else len(content)
+        trouble = self.hub.trouble.get(name)
+        if self.command == "HEAD" or trouble is None or trouble.times <= 0 or not file.is_lfs:
+            trouble = Trouble()
+        length = file.size if self.command == "HEAD" else len(content) + trouble.grow
         self.send_response(status)
         for key, value in {**headers, "Content-Length": str(length)}.items():
             self.send_header(key, value)
         self.end_headers()
-        if self.command == "HEAD":
-            return
-        trouble = self.hub.trouble.get(name)
-        if trouble is not None and trouble.break_after is not None and trouble.times > 0 and file.is_lfs:
-            trouble.times -= 1
-            self.wfile.write(content[: trouble.break_after])
-            self.close_connection = True
-            return
-        self.wfile.write(content)
+        self.send_body(content, trouble)
+
+    def send_body(self, content: bytes, trouble: Trouble) -> None:
+        """The body, or as much of it as this trouble lets through."""
+        trouble.times -= 1
+        with contextlib.suppress(ConnectionError):  # a client need not wait for the end
+            if trouble.break_after is not None:
+                self.wfile.write(content[: trouble.break_after])
+                self.close_connection = True
+            elif trouble.stall_after is not None:
+                self.wfile.write(content[: trouble.stall_after])
+                self.wfile.flush()
+                waits = 0
+                while waits < 500 and not (trouble.until is not None and trouble.until()):
+                    waits += 1 if not self.hub.closing.wait(0.01) else 500
+                self.wfile.write(content[trouble.stall_after :])
+            else:
+                self.wfile.write(content + bytes(trouble.grow))
 
     def api(self, parts: list[str], query: dict[str, list[str]], body: bytes, token: str | None) -> None:
         if parts == ["whoami-v2"]:
             known = token == TOKEN
-            self.send_json(
-                {"name": "tester", "type": "user", "orgs": []} if known else {"error": "no"}, 200 if known else 401
-            )
+            role = {"accessToken": {"displayName": "tests", "role": "write"}}
+            account = {"name": "tester", "type": "user", "orgs": [], "auth": role}
+            self.send_json(account if known else {"error": "no"}, 200 if known else 401)
         elif parts == ["repos", "create"]:
             self.create(json.loads(body), token)
         elif parts == ["validate-yaml"]:
@@ -293,7 +275,7 @@ class Handler(BaseHTTPRequestHandler):
             return
         name = f"{wanted.get('organization') or 'tester'}/{wanted['name']}"
         url, exists = {"url": f"{self.hub.endpoint}/{name}"}, name in self.hub.repos
-        if "/" in name and self.hub.trouble.get(name, Trouble()).status:
+        if "/" in name and self.hub.trouble.get(name, Trouble()).refuses("POST"):
             self.refuse(self.hub.trouble[name])
             return
         if not exists:
@@ -385,7 +367,7 @@ class Handler(BaseHTTPRequestHandler):
         message: str | None = None,
         *,
         commit: str | None = None,
-        retry_after: int | None = None,
+        retry_after: int | str | None = None,
     ) -> None:
         content = json.dumps({"error": message or "error"}).encode()
         self.send_response(status)

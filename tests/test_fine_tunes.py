@@ -117,6 +117,25 @@ def test_learned_positions_cannot_be_made_up(tmp_path: Path, framework: str) -> 
         cls.from_pretrained(tmp_path)
 
 
+@pytest.mark.parametrize("framework", FRAMEWORKS)
+def test_a_table_of_ones_own_is_used_or_told(tmp_path: Path, framework: str, caplog: pytest.LogCaptureFixture) -> None:
+    """PyTorch has the positions as weights; the others compute them."""
+    theirs = reference("Pegasus")
+    theirs.save_pretrained(tmp_path)
+    cls = getattr(seq2seq_models, FRAMEWORKS[framework] + "Pegasus" + FULL)
+    cls.from_pretrained(tmp_path)
+    assert not caplog.records
+    name = "model.decoder.embed_positions.weight"
+    rewrite(tmp_path, lambda tensors: tensors | {name: tensors[name] + 0.1})
+    model = cls.from_pretrained(tmp_path)
+    said = [record.getMessage() for record in caplog.records]
+    if framework == "PyTorch":
+        expected = theirs.state_dict()[name] + 0.1
+        assert torch.equal(model.state_dict()[name], expected) and not said
+    else:
+        assert len(said) == 1 and f"{name} differs from the sinusoids that {cls.__name__} computes" in said[0]
+
+
 def test_the_reference_agrees_about_what_is_left_out(tmp_path: Path) -> None:
     theirs = reference("Pegasus")
     theirs.save_pretrained(tmp_path)

@@ -88,16 +88,12 @@ def test_revision_subfolder_and_cache_dir(hub: StandInHub, tmp_path: Path) -> No
         Repository(NAME, revision="v9").find("config.json")
 
 
+@pytest.mark.filterwarnings("ignore::ResourceWarning")  # generation 0.x leaves a connection open that broke off
 def test_resume_after_a_broken_body(hub: StandInHub, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(constants, "DOWNLOAD_CHUNK_SIZE", 1 << 16)
     hub.add(NAME, FILES)
     hub.trouble[NAME] = Trouble(break_after=300_000, times=1)
-    try:
-        path = Repository(NAME).require("model.safetensors")
-    except CheckpointNotFoundError as error:
-        assert "model.safetensors of google/pegasus-test could not be downloaded" in str(error)
-        path = Repository(NAME).require("model.safetensors")
-    assert path.read_bytes() == BIG
+    assert Repository(NAME).require("model.safetensors").read_bytes() == BIG
     assert hub.ranges, "the second attempt asked for the rest only"
     assert int(hub.ranges[0].removeprefix("bytes=").partition("-")[0]) > 0
 
@@ -120,7 +116,7 @@ def test_refusals_are_explained(hub: StandInHub, trouble: Trouble, words: str) -
     hub.add(NAME, FILES)
     hub.trouble[NAME] = trouble
     with pytest.raises(CheckpointNotFoundError, match=words):
-        Repository(NAME).require("config.json")
+        Repository(NAME, token=TOKEN).require("config.json")
 
 
 @pytest.mark.parametrize("trouble", [OUTAGE, Trouble(500), Trouble(429, retry_after=3), GATED, UNAUTHORIZED])
@@ -215,7 +211,7 @@ def test_token_goes_with_every_request(hub: StandInHub) -> None:
 
 def test_renamed_repository_is_followed(hub: StandInHub) -> None:
     hub.add(NAME, FILES)
-    hub.moved["google/old-name"] = NAME
+    hub.moved["google/old-name"] = f"/{NAME}"
     repository = Repository("google/old-name")
     assert repository.require("config.json").read_bytes() == FILES["config.json"]
     assert repository.require("model.safetensors").read_bytes() == BIG
@@ -307,8 +303,9 @@ def test_push_makes_the_repository(hub: StandInHub) -> None:
     assert files["config.json"].read() == b'{"shard": "1MB"}'
     assert files["model.safetensors"].read() == BIG
     card = files["README.md"].read().decode()
-    assert card.startswith("---\nlibrary_name: seq2seq_models\ntags:\n- summarization\n---\n")
-    assert "`Thing`" in card
+    assert card.startswith("---\nlibrary_name: seq2seq_models\ntags:\n- summarization\n---\n\n# tester/new\n")
+    assert "| class | `Thing` |" in card
+    assert f'from {__name__} import Thing\n\nconfig = Thing.from_pretrained("tester/new")' in card
     assert info.oid == hub.repos["tester/new"].refs["main"]
     assert Repository("tester/new", token=TOKEN).require("model.safetensors").read_bytes() == BIG
 
@@ -346,6 +343,7 @@ def test_push_troubles_are_explained(hub: StandInHub) -> None:
     hub.fail_uploads = 403
     with pytest.raises(CheckpointNotFoundError, match="tester/other was not pushed: this token may not write there"):
         Thing().push_to_hub("tester/other", token=TOKEN)
+    assert hub.repos["tester/other"].files() == {}, "all files go up in one commit, or none"
     hub.close()
     with pytest.raises(CheckpointNotFoundError, match=r"tester/new was not pushed: .* cannot be reached"):
         Thing().push_to_hub("tester/new", token=TOKEN)

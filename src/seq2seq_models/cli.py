@@ -1,4 +1,7 @@
-"""The command `seq2seq-models`: summarize texts, chat, look at a checkpoint. A framework loads once there is work."""
+"""The command `seq2seq-models`: summarize texts, chat, and its other half, `checkpoint_commands`.
+
+A framework loads once there is work.
+"""
 
 from __future__ import annotations
 
@@ -13,7 +16,8 @@ from io import TextIOWrapper
 from typing import Any
 
 from . import __version__
-from .bundled import DEMO_CHECKPOINTS, resolve_model
+from .bundled import DEMO_CHECKPOINTS
+from .checkpoint_commands import add_checkpoint_commands, add_log_options
 from .core.conversation import Conversation
 from .core.settings.generation_options import OPTIONS
 from .documents import Document, read_documents
@@ -100,7 +104,7 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
     _add_summarize(commands)
     _add_chat(commands)
-    _add_info(commands)
+    add_checkpoint_commands(commands)
     return parser
 
 
@@ -137,22 +141,6 @@ def _add_chat(commands: Any) -> None:
     command.set_defaults(run=chat)
 
 
-def _add_info(commands: Any) -> None:
-    command = commands.add_parser(
-        "info",
-        help="show what a checkpoint holds",
-        description="Shows files, config, and number, types and shapes of the weights, without loading them.",
-    )
-    command.add_argument(
-        "model", metavar="REPO", help="a repository of the hub, a folder, or the name of a demo checkpoint"
-    )
-    command.add_argument("--json", action="store_true", help="print one JSON object")
-    command.add_argument("--revision", help="branch, tag or commit of the repository")
-    command.add_argument("--token", help="access token for a private or gated repository")
-    _add_log_options(command)
-    command.set_defaults(run=info)
-
-
 def _add_model_options(command: argparse.ArgumentParser, task: str) -> None:
     group = command.add_argument_group("model")
     group.add_argument(
@@ -166,12 +154,7 @@ def _add_model_options(command: argparse.ArgumentParser, task: str) -> None:
     group.add_argument("--device", help="cpu, cuda, cuda:0 ... (default: the first GPU, else the CPU)")
     group.add_argument("--dtype", help="float32, bfloat16, float16 or auto (default: float32)")
     group.add_argument("--seed", type=int, help="makes --do-sample repeatable")
-    _add_log_options(group)
-
-
-def _add_log_options(command: Any) -> None:
-    command.add_argument("--quiet", "-q", action="store_true", help="no warnings")
-    command.add_argument("--debug", action="store_true", help="show the traceback of an unexpected error")
+    add_log_options(group)
 
 
 def _add_generation_options(command: argparse.ArgumentParser) -> None:
@@ -335,14 +318,3 @@ def _lines_of_the_user(silent: bool) -> Iterator[str]:
             if not silent:
                 print(f"you: {line}", flush=True)
             yield line
-
-
-# info
-
-
-def info(options: argparse.Namespace) -> None:
-    """Prints what a checkpoint holds."""
-    from .core.storage.checkpoint_report import describe_checkpoint
-
-    report = describe_checkpoint(resolve_model(options.model), revision=options.revision, token=options.token)
-    print(json.dumps(report.as_dict(), ensure_ascii=False, indent=2) if options.json else report.as_text())

@@ -171,19 +171,22 @@ def format_of(file: Path) -> str:
 # ---- reading
 
 
-def open_checkpoint(files: Sequence[Path], index: Mapping[str, str] | None = None) -> Mapping[str, Stored]:
+def open_checkpoint(
+    files: Sequence[Path], index: Mapping[str, str] | None = None, *, quiet: bool = False
+) -> Mapping[str, Stored]:
     """The tensors of a checkpoint by canonical name, none of them read yet.
 
     Args:
         files: one file, or all shards.
         index: for shards, which file holds which (uncanonical) name, as `read_index` gives it.
+        quiet: show no progress bar; the caller has its own.
     Raises:
         CheckpointError: a file is damaged or mislabelled, a shard lacks a tensor that the index promises, or two
             tensors have one name.
         MissingFrameworkError: a .bin file without torch, or a .h5 file without h5py.
     """
     found: dict[str, Stored] = {}
-    for file in _progress(files):
+    for file in files if quiet else _progress(files):
         form = FORMATS[format_of(file)]
         held = form.read(file)
         if index is not None:

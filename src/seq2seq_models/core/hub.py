@@ -11,12 +11,14 @@ from __future__ import annotations
 import logging
 import os
 import re
+import time
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import Any, Literal
 
 from ..errors import CheckpointError, CheckpointNotFoundError
-from .storage.hub_client import endpoint, first_line, library, outage, status_of
+from .storage.hub_client import endpoint, is_temporary, library, outage, retry_after, status_of
+from .storage.hub_faults import broke_off, broken_download, refusal, unreadable_cache
 from .storage.saving import PushToHubMixin as PushToHubMixin
 from .storage.saving import write_folder_atomically as write_folder_atomically
 
@@ -24,6 +26,10 @@ logger = logging.getLogger("seq2seq_models")
 COMMIT = re.compile(r"[0-9a-f]{40}")
 REVALIDATION_SECONDS = 3.0
 """How long a load that the cache could serve waits for the hub to say whether something newer is there."""
+PATIENCE_SECONDS = 60.0
+"""How long a load waits in all because the hub asks for it (Retry-After), if the cache cannot serve it."""
+BREAKS = 3
+"""How often a file is asked for again after its body broke off; the client then goes on where it was if it can."""
 
 # Accepted as transformers accepts them, without effect here: the client resumes and takes proxies from its environment.
 IGNORED_OPTIONS = ("proxies", "resume_download", "trust_remote_code", "code_revision", "_from_auto", "_from_pipeline",
@@ -41,6 +47,7 @@ class _Contact:
         refusal: the error for a repository, revision or token that the hub did answer with a refusal.
         fetched: files that force_download has already fetched again.
         said: the log says that the cache stands in.
+        waited: seconds spent because the hub asked for it.
     """
 
     commit: str | None = None
@@ -49,6 +56,7 @@ class _Contact:
     refusal: CheckpointNotFoundError | None = None
     fetched: set[str] = field(default_factory=set)
     said: bool = False
+    waited: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -175,7 +183,7 @@ class Repository:
             )
         return CheckpointNotFoundError(
             f"{wanted} of {self.name} is not in the cache {cache}, and {contact.unreachable}. "
-            "Load it once with a connection, or pass a folder that holds the files."
+            "Load it once when the hub can be reached, or pass a folder that holds the files."
         )
 
     def _cache(self) -> str:
@@ -224,13 +232,19 @@ class Repository:
         """The cached file; False if the cache knows that the commit lacks it; None if the cache knows nothing."""
         from huggingface_hub import try_to_load_from_cache
 
-        found = try_to_load_from_cache(self.name, inside, cache_dir=self._cache(), revision=revision)
+        try:
+            found = try_to_load_from_cache(self.name, inside, cache_dir=self._cache(), revision=revision)
+        except OSError as error:
+            raise unreadable_cache(self.name, self._cache(), error) from error
         if isinstance(found, str):
             return Path(found)
         return None if found is None else False
 
     def _ask(self, inside: str) -> None:
-        """One request, without retries: which commit the revision means now, or why we cannot know."""
+        """One request, without retries: which commit the revision means now, or why we cannot know.
+
+        If the cache has nothing to offer and the hub asks for a short pause, the request is made again after it.
+        """
         from huggingface_hub import constants, hf_hub_url
         from huggingface_hub.errors import EntryNotFoundError, HTTPError  # type: ignore[attr-defined]
         from huggingface_hub.utils import build_hf_headers, hf_raise_for_status  # type: ignore[attr-defined]
@@ -247,7 +261,10 @@ class Repository:
             seconds = min(seconds, REVALIDATION_SECONDS)
         try:
             headers = build_hf_headers(token=self.token, **library()) | {"Accept-Encoding": "identity"}
-            response = _head(hf_hub_url(self.name, inside, revision=revision), headers, seconds)
+            url = hf_hub_url(self.name, inside, revision=revision)
+            response = _head(url, headers, seconds)
+            while not warm and self._waited_for(response):
+                response = _head(url, headers, seconds)
             contact.commit = response.headers.get("X-Repo-Commit")
             if response.status_code >= 400:
                 hf_raise_for_status(response)
@@ -259,47 +276,69 @@ class Repository:
     def _note(self, error: Exception) -> None:
         from huggingface_hub.errors import LocalTokenNotFoundError
 
-        status = status_of(error)
-        if isinstance(error, LocalTokenNotFoundError):
-            self._contact.refusal = CheckpointNotFoundError(
-                f"`token` must be a token when none is stored, got True (for {self.name}). "
-                "Pass the token itself or run `hf auth login`."
-            )
-        elif status is None or status == 429 or status >= 500:
-            self._contact.unreachable = outage(error, status)
+        if is_temporary(status_of(error)) and not isinstance(error, LocalTokenNotFoundError):
+            self._contact.unreachable = outage(error)
         else:
-            self._contact.refusal = self._refused(error, status)
+            self._contact.refusal = refusal(self.name, self.revision, self.token, error)
+
+    def _waited_for(self, answer: Any) -> bool:
+        """Whether the hub asked for a pause that a load can afford; then it is over."""
+        contact, seconds = self._contact, retry_after(answer)
+        if seconds is None or contact.waited + seconds > PATIENCE_SECONDS:
+            return False
+        seconds = max(seconds, 1.0)
+        logger.warning("%s: %s asks to wait %.0f s, so we do", self.name, endpoint(), seconds)
+        time.sleep(seconds)
+        contact.waited += seconds
+        return True
 
     def _download(self, inside: str) -> Path | None:
-        from huggingface_hub import hf_hub_download
         from huggingface_hub.errors import (  # type: ignore[attr-defined]
             EntryNotFoundError,
             HTTPError,
             LocalEntryNotFoundError,
         )
 
-        contact, revision = self._contact, self.revision or "main"
+        contact, breaks = self._contact, 0
+        while True:
+            try:
+                found = self._fetch(inside)
+            except LocalEntryNotFoundError as error:  # the client could not ask about the file
+                cause = error.__cause__ if isinstance(error.__cause__, Exception) else error
+                if self._waited_for(cause):
+                    continue
+                self._note(cause)
+                if contact.refusal is not None:
+                    raise contact.refusal from error
+                return None
+            except EntryNotFoundError:
+                return None
+            except (OSError, HTTPError, ValueError) as error:
+                if self._waited_for(error):
+                    continue
+                if broke_off(error) and breaks < BREAKS:
+                    breaks += 1
+                    continue
+                raise self._broken(inside, error) from error
+            contact.fetched.add(inside)
+            return found
+
+    def _fetch(self, inside: str) -> Path:
+        from huggingface_hub import hf_hub_download
+
+        commit, revision = self._contact.commit, self.revision or "main"
         # Asked by the revision's own name when the cache does not yet know what it means: the client then notes it.
-        by_name = contact.commit is None or not self._ref_is(contact.commit)
-        try:
-            found = hf_hub_download(
-                self.name,
-                inside,
-                revision=revision if by_name else contact.commit,
-                cache_dir=self._cache(),
-                token=self.token,
-                force_download=self.force_download,
-                **library(),
-            )
-        except LocalEntryNotFoundError as error:
-            contact.unreachable = outage(error.__cause__ or error, status_of(error.__cause__ or error))
-            return None
-        except EntryNotFoundError:
-            return None
-        except (OSError, HTTPError, ValueError) as error:
-            raise self._broken(inside, error) from error
-        contact.fetched.add(inside)
-        return Path(found)
+        by_name = commit is None or not self._ref_is(commit)
+        path = hf_hub_download(
+            self.name,
+            inside,
+            revision=revision if by_name else commit,
+            cache_dir=self._cache(),
+            token=self.token,
+            force_download=self.force_download,
+            **library(),
+        )
+        return Path(path)
 
     def _ref_is(self, commit: str) -> bool:
         revision = self.revision or "main"
@@ -307,40 +346,12 @@ class Repository:
         return revision == commit or (ref.is_file() and ref.read_text().strip() == commit)
 
     def _broken(self, inside: str, error: Exception) -> CheckpointNotFoundError:
+        if type(error) is ValueError and isinstance(error.__cause__, Exception):
+            error = error.__cause__  # with force_download, the client hides the reason
         status = status_of(error)
-        if status is not None and 400 <= status < 500:
-            return self._refused(error, status)
-        return CheckpointNotFoundError(
-            f"{inside} of {self.name} could not be downloaded into {self._cache()}: {first_line(error)}. "
-            "Load it again: the download goes on where it stopped. If the disk is full, free some space first."
-        )
-
-    def _refused(self, error: Exception, status: int | None) -> CheckpointNotFoundError:
-        """Our words for each way in which the hub says no."""
-        from huggingface_hub.errors import GatedRepoError, RepositoryNotFoundError, RevisionNotFoundError
-
-        name, page = self.name, f"{endpoint()}/{self.name}"
-        login = "pass token=… or run `hf auth login`"
-        if isinstance(error, GatedRepoError):
-            text = (
-                f"{name} is gated: its owner has to grant access. Ask for it at {page}, then {login} with that account"
-            )
-        elif isinstance(error, RevisionNotFoundError):
-            text = f"`revision` must be a branch, tag or commit of {name}, got {self.revision!r}. See {page}"
-        elif isinstance(error, RepositoryNotFoundError) or status == 404:
-            text = (
-                f"{name} is neither a folder here nor a repository on {endpoint()} that you may see. "
-                f"Check the spelling; if the repository is private, {login}"
-            )
-        elif status == 401:
-            text = (
-                f"{endpoint()} refused the token for {name} (401). Check that it is valid and not expired, or {login}"
-            )
-        elif status == 403:
-            text = f"This token may not read {name} (403: {first_line(error)}). Use one that may; see {page}"
-        else:
-            text = f"{endpoint()} refused {name} ({first_line(error)}). See {page}"
-        return CheckpointNotFoundError(text + ".")
+        if is_temporary(status) or status == 416:
+            return broken_download(inside, self.name, self._cache(), error)
+        return refusal(self.name, self.revision, self.token, error)
 
 
 def _looks_like_path(name: str) -> bool:

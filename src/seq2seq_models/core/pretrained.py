@@ -14,6 +14,8 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from ..errors import CheckpointError, ConfigError
 from .checkpoints import FORMATS, OWN_FORMAT, canonical_name, is_weight_file, open_checkpoint, write_checkpoint
 from .hub import PushToHubMixin, Repository, write_folder_atomically
+from .parameters import parameters
+from .storage.casting import cast
 from .storage.fitting import Fit, fit, misfit
 from .storage.load_options import Choices, check_refused, resolve_device, resolve_dtype
 from .storage.stored import DTYPE_NAMES, Stored, read_ahead
@@ -24,6 +26,9 @@ if TYPE_CHECKING:
     from .parameters import Head
 
 logger = logging.getLogger("seq2seq_models")
+
+_ROUNDING = 2.0**-8
+"""As far as a bfloat16 table may be from the sinusoids it was rounded from."""
 
 
 class PretrainedModelMixin(PushToHubMixin):
@@ -132,6 +137,8 @@ class PretrainedModelMixin(PushToHubMixin):
                 stored, where = open_checkpoint(files.paths, files.index), str(files.chosen)
             fitted = fit(stored, config, cls.head)
             _judge(fitted, stored, cls.__name__, config, where, ignore_mismatched_sizes)
+            if cls.framework != "pt":
+                _tell_of_unused_tables(fitted, config, cls.__name__, where)
             read_ahead({weight.file for weight in fitted.weights.values() if weight.file})
             dtype = resolve_dtype(choices.dtype, config, stored)
             config.dtype = dtype or "float32"
@@ -309,6 +316,28 @@ def _judge(
     if fitted.recomputed:
         tables = ", ".join(fitted.recomputed)
         logger.info("%s: %s computed for %d positions", where, tables, config.max_position_embeddings)
+
+
+def _tell_of_unused_tables(fitted: Fit, config: PretrainedConfig, name: str, where: str) -> None:
+    """Logs the position tables of a file that differ from those that a framework without such weights computes."""
+    import numpy as np
+
+    from .positions import sinusoidal_table
+
+    tables = {parameter.name for parameter in parameters(config) if parameter.kind == "table" and parameter.optional}
+    odd = []
+    for table in sorted(tables & set(fitted.weights)):
+        values = cast(fitted.weights[table], "F32").read()
+        if np.abs(values - sinusoidal_table(*values.shape)).max() > _ROUNDING:
+            odd.append(table)
+    if odd:
+        logger.warning(
+            "%s: %s differs from the sinusoids that %s computes, and is not used: only the PyTorch classes use it. "
+            "Expect other results than theirs.",
+            where,
+            ", ".join(odd),
+            name,
+        )
 
 
 def _loading_info(fitted: Fit) -> dict[str, Any]:

@@ -19,6 +19,10 @@ EMBEDDINGS = (SHARED, DECODER_TOKENS, ENCODER_TOKENS)
 """All names of the one token embedding, the most trusted first."""
 
 
+_AT_ONCE = 2**24
+"""Bytes that are compared at a time: a comparison takes memory of its own, and an embedding is large."""
+
+
 @dataclass
 class Fit:
     """A checkpoint laid against a model.
@@ -107,8 +111,13 @@ def _is_equal(one: Stored, other: Stored) -> bool:
         return False
     if one.dtype == other.dtype:
         a, b = one.read(), other.read()
-        same_place = a.__array_interface__["data"] == b.__array_interface__["data"]
-        return same_place or np.array_equal(a.reshape(-1).view(np.uint8), b.reshape(-1).view(np.uint8))
+        if a.__array_interface__["data"] == b.__array_interface__["data"]:
+            return True
+        a, b = a.reshape(-1).view(np.uint8), b.reshape(-1).view(np.uint8)
+        pieces = range(0, a.size, _AT_ONCE)
+        equal = all(np.array_equal(a[at : at + _AT_ONCE], b[at : at + _AT_ONCE]) for at in pieces)
+        other.release()
+        return equal
     return bool(np.array_equal(as_float32(one), as_float32(other)))
 
 

@@ -240,6 +240,7 @@ def _write(group: Any, name: str, tensor: Stored) -> None:
 
     values = np.ascontiguousarray(tensor.read(), dtype=NUMPY_NAMES[tensor.dtype]).reshape(tensor.shape)
     group.create_dataset(name, data=values)
+    tensor.release()
 
 
 def _put_names(group: Any, name: str, names: Sequence[str]) -> None:

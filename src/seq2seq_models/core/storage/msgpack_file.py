@@ -270,6 +270,7 @@ def _write_tensor(stream: BufferedWriter, tensor: Stored) -> None:
     values = np.ascontiguousarray(tensor.read(), dtype=NUMPY_NAMES[tensor.dtype])
     if values.nbytes <= LARGEST_CHUNK:
         _write_array(stream, tensor.shape, tensor.dtype, values)
+        tensor.release()
         return
     flat = values.reshape(-1)
     step = max(1, LARGEST_CHUNK // values.itemsize)
@@ -282,6 +283,7 @@ def _write_tensor(stream: BufferedWriter, tensor: Stored) -> None:
     for index, piece in enumerate(pieces):
         stream.write(_text(str(index)))
         _write_array(stream, piece.shape, tensor.dtype, piece)
+    tensor.release()
 
 
 def _write_array(stream: BufferedWriter, shape: tuple[int, ...], dtype: str, values: NDArray[Any]) -> None:

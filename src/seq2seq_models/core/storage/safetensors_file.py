@@ -7,14 +7,14 @@ __metadata__), then the values without gaps. Source: github.com/huggingface/safe
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Sequence
 from math import prod
 from pathlib import Path
 from typing import Any
 
 from ...errors import CheckpointError
 from .file_map import FileMap
-from .stored import ITEM_SIZES, NUMPY_NAMES, Stored, check_not_mislabelled, corrupt
+from .stored import ITEM_SIZES, Stored, check_not_mislabelled, corrupt, row_order
 
 LARGEST_HEADER = 100_000_000
 """Bytes; the limit of the reference implementation. Real headers here have about 60,000."""
@@ -139,14 +139,6 @@ def write_safetensors(file: Path, tensors: Sequence[Stored], metadata: dict[str,
     with file.open("wb") as stream:
         stream.write(len(text).to_bytes(8, "little"))
         stream.write(text)
-        for content in _contents(ordered):
-            stream.write(content)
-
-
-def _contents(tensors: Iterable[Stored]) -> Iterator[memoryview]:
-    import numpy as np
-
-    for tensor in tensors:
-        values = np.ascontiguousarray(tensor.read(), dtype=NUMPY_NAMES[tensor.dtype])
-        if values.nbytes:
-            yield values.reshape(-1).view(np.uint8).data
+        for tensor in ordered:
+            stream.write(row_order(tensor))
+            tensor.release()

@@ -10,8 +10,10 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ...errors import CheckpointError, CheckpointNotFoundError
-from .hub_client import endpoint, first_line, library, outage, status_of
+from ...errors import CheckpointError
+from .hub_client import library
+from .hub_faults import push_refusal
+from .model_card import Pushed, changed_card, new_card
 
 if TYPE_CHECKING:
     from huggingface_hub import CommitInfo
@@ -92,7 +94,8 @@ class PushToHubMixin:
             safe_serialization: write safetensors (models only).
             revision: branch to write to; made if it is not there.
             commit_description: further text of the commit.
-            tags: words for the model card.
+            tags: words for the model card. A repository without a card gets one that says what was saved; the card of
+                one that has is kept.
             use_auth_token: the old name of `token`.
         Raises:
             CheckpointNotFoundError: the hub refuses or cannot be reached.
@@ -136,83 +139,43 @@ class PushToHubMixin:
         old_token = options.pop("use_auth_token", None)
         token = options.pop("token", None)
         repo_id = options.pop("repo_id", None) or Path(folder).resolve().name
-        tags = options.pop("tags", None)
+        tags = list(options.pop("tags", None) or [])
         message = options.pop("commit_message", None) or f"Upload {type(self).__name__}"
         private, revision = options.pop("private", None), options.pop("revision", None)
-        api = HfApi(token=old_token if token is None else token, **library())
+        description, create_pr = options.pop("commit_description", None), options.pop("create_pr", False)
+        token = old_token if token is None else token
+        api = HfApi(token=token, **library())
         try:
             repo_id = api.create_repo(repo_id, private=private, exist_ok=True).repo_id
-            if revision is not None and not options.get("create_pr"):
+            if revision is not None and not create_pr:
                 api.create_branch(repo_id, branch=revision, exist_ok=True)
+            pushed = Pushed(self, repo_id, names, tags, None if create_pr or revision == "main" else revision)
             return api.create_commit(
                 repo_id,
-                self._operations(api, repo_id, Path(folder), names, tags),
+                self._operations(api, Path(folder), pushed, revision),
                 commit_message=message,
-                commit_description=options.pop("commit_description", None),
-                create_pr=options.pop("create_pr", False),
+                commit_description=description,
+                create_pr=create_pr,
                 revision=revision,
             )
         except (OSError, HTTPError, RuntimeError, HFValidationError) as error:
-            raise _push_refused(repo_id, error) from error
+            raise push_refusal(repo_id, token, error) from error
 
-    def _operations(self, api: Any, repo_id: str, folder: Path, names: list[str], tags: list[str] | None) -> list[Any]:
+    def _operations(self, api: Any, folder: Path, pushed: Pushed, at: str | None) -> list[Any]:
+        """The files to upload, and a card that is new or has changed; `at` is the revision whose card counts."""
         from huggingface_hub import CommitOperationAdd
 
-        found = [CommitOperationAdd(name, str(folder / name)) for name in names]
-        if "README.md" not in names:
-            card = self._card(api, repo_id, names, tags)
+        found = [CommitOperationAdd(name, str(folder / name)) for name in pushed.files]
+        if "README.md" not in pushed.files:
+            card = self._card(api, pushed, at)
             if card is not None:
                 found.append(CommitOperationAdd("README.md", card.encode()))
         return found
 
-    def _card(self, api: Any, repo_id: str, names: list[str], tags: list[str] | None) -> str | None:
+    def _card(self, api: Any, pushed: Pushed, at: str | None) -> str | None:
         """The model card to upload with the files; None if the repository's own needs no change."""
-        if not api.file_exists(repo_id, "README.md"):
-            return _new_card(type(self).__name__, repo_id, names, tags or [])
-        if not tags:
-            return None
-        from huggingface_hub import ModelCard
-
+        if not api.file_exists(pushed.repo_id, "README.md", revision=at):
+            return new_card(pushed)
         with tempfile.TemporaryDirectory() as scratch:
-            path = api.hf_hub_download(repo_id, "README.md", local_dir=scratch)
-            card = ModelCard(Path(path).read_text(encoding="utf-8"), ignore_metadata_errors=True)
-        present = list(card.data.get("tags") or [])
-        card.data["tags"] = present + [tag for tag in tags if tag not in present]
-        return str(card)
-
-
-def _new_card(class_name: str, repo_id: str, names: list[str], tags: list[str]) -> str:
-    head = ["---", "library_name: seq2seq_models", *(["tags:"] if tags else []), *(f"- {tag}" for tag in tags), "---"]
-    body = ["", f"# {repo_id}", "", f"Saved from a `{class_name}` with seq2seq_models:", ""]
-    load = [
-        "```python",
-        f"from seq2seq_models import {class_name}",
-        "",
-        f'{class_name}.from_pretrained("{repo_id}")',
-        "```",
-    ]
-    return "\n".join([*head, *body, *(f"- `{name}`" for name in names), "", *load, ""])
-
-
-def _push_refused(repo_id: str, error: BaseException) -> CheckpointNotFoundError:
-    from huggingface_hub.errors import HFValidationError, LocalTokenNotFoundError, RepositoryNotFoundError
-
-    if isinstance(error, HFValidationError):
-        return CheckpointNotFoundError(
-            f'`repo_id` must be "owner/name" in letters, digits, "-", "_" and ".", got {repo_id!r}. Give such a name.'
-        )
-    if isinstance(error, RuntimeError) and error.__cause__ is not None:  # the client's wrapper around a failed file
-        error = error.__cause__
-    status = status_of(error)
-    login = "Pass token=… of an account that may write there, or run `hf auth login`."
-    if isinstance(error, LocalTokenNotFoundError) or status == 401:
-        text = f"{repo_id} was not pushed: {endpoint()} wants a valid token. {login}"
-    elif status == 403:
-        text = f"{repo_id} was not pushed: this token may not write there (403: {first_line(error)}). {login}"
-    elif isinstance(error, RepositoryNotFoundError) or status == 404:
-        text = f"{repo_id} was not pushed: {endpoint()} does not show it to this account. {login}"
-    elif status is None or status >= 500 or status == 429:
-        text = f"{repo_id} was not pushed: {outage(error, status)}: {first_line(error)}. Try again later."
-    else:
-        text = f"{repo_id} was not pushed: {endpoint()} answered {first_line(error)}."
-    return CheckpointNotFoundError(text)
+            path = api.hf_hub_download(pushed.repo_id, "README.md", local_dir=scratch, revision=at)
+            return changed_card(Path(path).read_text(encoding="utf-8"), pushed)

@@ -77,8 +77,18 @@ def as_float32(stored: Stored) -> NDArray[Any]:
 
     values = stored.read()
     if stored.dtype == "BF16":
-        return (values.astype(np.uint32) << 16).view(np.float32)
+        bits = values.astype(np.uint32)
+        bits <<= 16  # in place: an embedding is large
+        return bits.view(np.float32)
     return values.astype(np.float32)
+
+
+def row_order(stored: Stored) -> memoryview:
+    """The bytes of the values in row order, as files hold them; a view where the values lie so already."""
+    import numpy as np
+
+    values = np.ascontiguousarray(stored.read(), dtype=NUMPY_NAMES[stored.dtype]).reshape(-1)
+    return values.view(np.uint8).data
 
 
 def read_ahead(files: Iterable[str]) -> None:

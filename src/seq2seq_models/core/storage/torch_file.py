@@ -7,13 +7,17 @@ from __future__ import annotations
 
 import pickle
 import re
+import sys
 import warnings
+from collections import OrderedDict
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from math import prod
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ...errors import CheckpointError, MissingFrameworkError
-from .stored import DTYPES, Stored, check_not_mislabelled, corrupt
+from .stored import DTYPES, Stored, check_not_mislabelled, corrupt, row_order
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -44,10 +48,44 @@ def read_torch(file: Path) -> list[Stored]:
             f"{file} must hold tensors only, but it also holds {refused[1]}, which is not opened because it could run "
             "code. Use a safetensors file of this model."
         ) from error
-    except (RuntimeError, EOFError, ValueError, TypeError, KeyError, IndexError, AttributeError, OSError) as error:
+    except Exception as error:  # a damaged pickle makes torch raise anything, AssertionError among it
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise corrupt(file, f"it is cut off or damaged ({reason})") from error
-    return [stored_tensor(name, value, str(file)) for name, value in _checked(file, content, torch).items()]
+    found = [(stored_tensor(name, value, str(file)), value) for name, value in _checked(file, content, torch).items()]
+    if start.startswith(b"PK") and _is_mapped_as_it_is(file):
+        return [replace(stored, release=_releaser(value)) for stored, value in found]
+    return [stored for stored, _ in found]
+
+
+def _is_mapped_as_it_is(file: Path) -> bool:
+    """Whether the tensors of a zip file are pages of it: torch turns the bytes of big-endian files around in memory."""
+    import zipfile
+
+    try:
+        with zipfile.ZipFile(file) as archive:
+            orders = [archive.read(name) for name in archive.namelist() if name.endswith("/byteorder")]
+    except (zipfile.BadZipFile, NotImplementedError, OSError):
+        return False
+    return sys.platform == "linux" and all(order == sys.byteorder.encode() for order in orders)
+
+
+def _releaser(tensor: Any) -> Callable[[], None]:
+    """Takes the whole pages of a mapped tensor out of this process's memory; the file still has them."""
+
+    def release() -> None:
+        import ctypes
+        import mmap
+
+        if not tensor.is_contiguous():
+            return
+        first = tensor.data_ptr()
+        last = first + tensor.numel() * tensor.element_size()
+        start, end = -(-first // mmap.PAGESIZE) * mmap.PAGESIZE, last // mmap.PAGESIZE * mmap.PAGESIZE
+        if end > start:
+            length = ctypes.c_size_t(end - start)
+            ctypes.CDLL(None).madvise(ctypes.c_void_p(start), length, ctypes.c_int(mmap.MADV_DONTNEED))
+
+    return release
 
 
 def _torch(file: Path) -> Any:
@@ -127,14 +165,81 @@ def tensor_of(stored: Stored) -> Any:
     return bits.view(torch.bfloat16) if stored.dtype == "BF16" else bits
 
 
+_STORAGES = {"F64": "Double", "F32": "Float", "F16": "Half", "BF16": "BFloat16", "I64": "Long", "I32": "Int",
+             "I16": "Short", "I8": "Char", "U8": "Byte", "BOOL": "Bool"}  # fmt: skip
+"""What torch calls a piece of memory of each dtype: torch.FloatStorage."""
+
+_ALIGNMENT = 64
+"""Bytes; where torch puts the start of a tensor in a file, so that it can be used where it lies."""
+
+
 def write_torch(file: Path, tensors: Sequence[Stored], save_function: Callable[..., Any] | None = None) -> None:
-    """Writes one zip file that `torch.load(..., weights_only=True)` reads.
+    """Writes one zip file that `torch.load(..., weights_only=True)` reads, reading one tensor at a time.
+
+    `torch.save` wants all tensors at once, so the file is put together here: a zip archive without compression, with
+    the table of tensors as a pickle and the values of each as a record. Source: torch.save of torch 2.6 to 2.9.
 
     Args:
         file: must not be a file that the tensors are read from.
         tensors: under the names to write.
-        save_function: called with the table and the path instead of `torch.save`.
+        save_function: called with the table and the path instead.
     """
     torch = _torch(file)
-    table = {tensor.name: tensor_of(tensor) for tensor in tensors}
-    (save_function or torch.save)(table, file)
+    if save_function is not None:
+        save_function({tensor.name: tensor_of(tensor) for tensor in tensors}, file)
+        return
+    import zipfile
+
+    with file.open("wb") as stream, zipfile.ZipFile(stream, "w", zipfile.ZIP_STORED) as archive:
+        _write_record(archive, "data.pkl", _table(tensors, torch))
+        _write_record(archive, "byteorder", b"little")
+        for key, tensor in enumerate(tensors):
+            _write_record(archive, f"data/{key}", row_order(tensor))
+            tensor.release()
+        _write_record(archive, "version", b"3\n")
+
+
+def _write_record(archive: Any, name: str, content: bytes | memoryview) -> None:
+    """One file of the archive, whose content starts where torch can map it."""
+    import zipfile
+
+    record = zipfile.ZipInfo(f"archive/{name}")
+    record.file_size, record.compress_size, record.CRC = memoryview(content).nbytes, 0, 0
+    is_large = record.file_size * 1.05 > zipfile.ZIP64_LIMIT  # as zipfile itself decides on the longer header
+    begin = archive.fp.tell() + len(record.FileHeader(is_large)) + 4
+    gap = -begin % _ALIGNMENT
+    record.extra = b"FB" + gap.to_bytes(2, "little") + b"Z" * gap
+    with archive.open(record, "w", force_zip64=is_large) as stream:
+        stream.write(content)
+
+
+@dataclass(frozen=True)
+class _Storage:
+    """The memory of a tensor as the table names it."""
+
+    kind: Any
+    key: str
+    size: int
+
+
+def _table(tensors: Sequence[Stored], torch: Any) -> bytes:
+    """The pickle of the table, in which each tensor says which record it is made from."""
+    from io import BytesIO
+
+    keys = {id(tensor): str(key) for key, tensor in enumerate(tensors)}
+
+    class Pickler(pickle.Pickler):
+        def persistent_id(self, one: Any) -> Any:
+            return ("storage", one.kind, one.key, "cpu", one.size) if isinstance(one, _Storage) else None
+
+        def reducer_override(self, one: Any) -> Any:
+            if not isinstance(one, Stored):
+                return NotImplemented
+            kind = getattr(torch, f"{_STORAGES[one.dtype]}Storage")
+            strides = tuple(prod(one.shape[axis + 1 :]) for axis in range(len(one.shape)))
+            memory = _Storage(kind, keys[id(one)], prod(one.shape))
+            return torch._utils._rebuild_tensor_v2, (memory, 0, one.shape, strides, False, OrderedDict())
+
+    buffer = BytesIO()
+    Pickler(buffer, protocol=2).dump({tensor.name: tensor for tensor in tensors})
+    return buffer.getvalue()
