@@ -32,7 +32,7 @@ from seq2seq_models.core.storage.stored import NUMPY_NAMES, Stored
 from seq2seq_models.core.storage.torch_file import tensor_of
 from seq2seq_models.errors import CheckpointError, CheckpointNotFoundError, MissingFrameworkError
 
-from .loading import BASE, CAUSAL, FULL, SHARD, names, ours, same
+from .loading import BASE, CAUSAL, FULL, SHARD, names, ours, rewrite, same
 from .repositories import FAMILY, add_repository
 from .stand_in_hub import StandInHub
 from .tiny import FAMILIES, HEADS, pair, reference, settings
@@ -748,3 +748,16 @@ def test_info_of_every_format(pegasus: Path) -> None:
         assert [tensor for tensor in report.tensors if "embed_positions" not in tensor.name] == tensors
         assert (len(report.tensors) > len(tensors)) == ("tf" in kind)
         assert report.parameters == expected.parameters
+
+
+def test_info_tells_what_would_not_fit(pegasus: Path, tmp_path: Path) -> None:
+    assert describe_checkpoint(pegasus / "pt").classes == {f"Pegasus{head}": {} for head in (FULL, CAUSAL, BASE)}
+    pair("Pegasus", CAUSAL)[1].save_pretrained(tmp_path)
+    rewrite(tmp_path, lambda tensors: tensors | {"lm_head.scale": torch.ones(2)})
+    report = describe_checkpoint(tmp_path)
+    assert report.classes["PegasusForCausalLM"] == {"unexpected": ["lm_head.scale"]}
+    faults = report.classes["PegasusModel"]
+    assert set(faults) == {"missing", "unexpected"}
+    assert all(name.startswith("model.encoder.") for name in faults["missing"]) and len(faults["missing"]) > 30
+    line = next(line for line in report.as_text().splitlines() if line.strip().startswith("PegasusModel "))
+    assert "missing: model.encoder" in line and "more; unexpected: lm_head.scale" in line

@@ -15,6 +15,8 @@ if TYPE_CHECKING:
 
 Kind = Literal["linear", "norm", "embedding", "table", "plain"]
 Head = Literal["base", "conditional", "causal"]
+HEADS: dict[str, Head] = {"ForConditionalGeneration": "conditional", "ForCausalLM": "causal", "Model": "base"}
+"""What a class is called after its family, and its head."""
 
 SHARED = "model.shared.weight"
 LM_HEAD = "lm_head.weight"

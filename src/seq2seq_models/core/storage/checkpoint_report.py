@@ -7,13 +7,17 @@ from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field
 from math import prod
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from ...errors import CheckpointNotFoundError
+from ...errors import CheckpointError, CheckpointNotFoundError
 from ..checkpoints import FORMATS, open_checkpoint, read_index
 from ..hub import Repository
-from ..parameters import parameters
+from ..parameters import HEADS, Head, parameters
+from .fitting import fit
 from .stored import DTYPE_NAMES, Stored
+
+if TYPE_CHECKING:
+    from ..config import PretrainedConfig
 
 _NOT_TOLD = ("transformers_version", "_name_or_path", "architectures", "id2label", "label2id", "task_specific_params")
 
@@ -48,6 +52,8 @@ class CheckpointReport:
         files: size in bytes of every file; None where the hub does not say.
         weights: the files that hold weights and are on this disk; empty if they would have to be downloaded.
         tensors: what they hold.
+        classes: for each class of the family what would not fit, by kind: "missing", "unexpected", "mismatched", "new"
+            (of a head, to be trained), "unequal" (copies of one weight that differ). Empty if it would load.
     """
 
     name: str
@@ -58,6 +64,7 @@ class CheckpointReport:
     files: dict[str, int | None]
     weights: list[str] = field(default_factory=list)
     tensors: list[Tensors] = field(default_factory=list)
+    classes: dict[str, dict[str, list[str]]] = field(default_factory=dict)
 
     def as_dict(self) -> dict[str, Any]:
         """The report as JSON takes it."""
@@ -74,6 +81,8 @@ class CheckpointReport:
             (one.name, one.dtype, str(list(one.shape)), f"x {one.count}" if one.count > 1 else "")
             for one in self.tensors
         )
+        if self.classes:
+            lines += ["", "classes", *_columns((name, _judgement(faults)) for name, faults in self.classes.items())]
         return "\n".join(lines)
 
 
@@ -113,7 +122,35 @@ def describe_checkpoint(
         files=_files(repository, revision, token),
         weights=[file.name for file in files],
         tensors=_folded(stored.values()),
+        classes=_classes(stored, config) if stored else {},
     )
+
+
+def _classes(stored: Mapping[str, Stored], config: PretrainedConfig) -> dict[str, dict[str, list[str]]]:
+    """What would not fit each class of the family."""
+    family = type(config).__name__.removesuffix("Config")
+    return {family + suffix: _faults(stored, config, head) for suffix, head in HEADS.items()}
+
+
+def _faults(stored: Mapping[str, Stored], config: PretrainedConfig, head: Head) -> dict[str, list[str]]:
+    try:
+        fitted = fit(stored, config, head)
+    except CheckpointError as error:
+        return {"unequal": [str(error)]}
+    wrong = [f"{name} {list(found)} instead of {list(wanted)}" for name, found, wanted in fitted.mismatched]
+    kinds = {"missing": fitted.missing, "unexpected": fitted.unexpected, "mismatched": wrong, "new": fitted.new}
+    return {kind: sorted(names) for kind, names in kinds.items() if names}
+
+
+def _judgement(faults: dict[str, list[str]]) -> str:
+    """What would not fit, the first three names of each kind."""
+    if not faults:
+        return "loads"
+    told = []
+    for kind, names in faults.items():
+        rest = f" and {len(names) - 3} more" if len(names) > 3 else ""
+        told.append(f"{kind}: {', '.join(names[:3])}{rest}")
+    return "; ".join(told)
 
 
 def _stored(

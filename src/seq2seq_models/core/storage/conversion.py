@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 from ...errors import CheckpointError
 from ..checkpoints import FORMATS, is_weight_file, open_checkpoint, size_in_bytes, write_checkpoint
 from ..hub import Repository
-from ..parameters import LM_HEAD, SHARED, Head, Parameter, parameters
+from ..parameters import HEADS, LM_HEAD, SHARED, Head, Parameter, parameters
 from .casting import cast
 from .fitting import fit, misfit
 from .saving import write_folder_atomically
@@ -46,8 +46,6 @@ _NAMED_SETTINGS = "generation_config_for_*.json"
 
 _MARKER = ".converting"
 """A file in the scratch folder that its conversion holds a lock on: without the lock, that process is gone."""
-
-_SUFFIXES: dict[str, Head] = {"ForConditionalGeneration": "conditional", "ForCausalLM": "causal", "Model": "base"}
 
 
 @dataclass(frozen=True)
@@ -177,7 +175,7 @@ def _weights(stored: Mapping[str, Stored], config: PretrainedConfig, where: str)
     fitted.missing += fitted.new
     fitted.new = []
     if not fitted.is_clean:
-        suffix = next(suffix for suffix, one in _SUFFIXES.items() if one == head)
+        suffix = next(suffix for suffix, one in HEADS.items() if one == head)
         text = misfit(fitted, stored, type(config).__name__.removesuffix("Config") + suffix, config, where)
         text, separator, _ = text.partition(" Check that config.json")
         raise CheckpointError(f"{text} Check that config.json belongs to these weights." if separator else text)
@@ -189,7 +187,7 @@ def _weights(stored: Mapping[str, Stored], config: PretrainedConfig, where: str)
 
 def _head(config: PretrainedConfig, held: set[str]) -> Head:
     """What config.json calls the model, unless the file holds more than such a model has."""
-    named = [head for name in config.architectures or () for suffix, head in _SUFFIXES.items() if name.endswith(suffix)]
+    named = [head for name in config.architectures or () for suffix, head in HEADS.items() if name.endswith(suffix)]
     if not named and SHARED not in held and not any(name.startswith("model.encoder.") for name in held):
         named = ["causal"]
     if not named and not config.tie_word_embeddings and LM_HEAD not in held:
