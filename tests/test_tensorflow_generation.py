@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any, ClassVar
 
 import keras
@@ -43,7 +44,7 @@ class TensorFlow:
         return {"seed": (7, seed)}
 
     def compiled_loops(self) -> int:
-        assert not len(generation.GRAPHS)
+        assert not generation.GRAPHS.made["decode"]
         return generation.PROGRAMS.made["decode"]
 
     def leaf(self, model: Any) -> Any:
@@ -58,12 +59,20 @@ class TensorFlow:
     def encoder_outputs(self, model: Any, inputs: dict[str, Any]) -> Any:
         return model.encode(**{name: tf.constant(value) for name, value in inputs.items()})
 
+    @contextmanager
+    def many_shapes(self) -> Iterator[None]:
+        """As graphs, which are freed, and not as the XLA programs that the other tests take."""
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(generation.PROGRAMS, "most", 0)
+            yield
+
 
 @pytest.fixture(autouse=True, scope="module")
 def room_for_tiny_programs():
     """The programs of these models are so small that more of them fit into a process."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(generation.PROGRAMS, "most", 1000)
+        patch.setattr(generation.PROGRAMS, "most", 200)
+        patch.setattr(generation.GRAPHS, "most", 1000)
         yield
 
 
