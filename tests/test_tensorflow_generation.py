@@ -71,7 +71,7 @@ class TensorFlow:
 def room_for_tiny_programs():
     """The programs of these models are so small that more of them fit into a process."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(generation.PROGRAMS, "most", 200)
+        patch.setattr(generation.PROGRAMS, "most", 400)
         patch.setattr(generation.GRAPHS, "most", 1000)
         yield
 
