@@ -265,7 +265,10 @@ def test_two_processes_at_once(
 ) -> None:
     hub.add(NAME, FILES)
     # The first body stands still until both have asked for the file, so that the second comes upon it half-way.
-    both = lambda: hub.count("HEAD", "model.safetensors") >= 2  # noqa: E731
+
+    def both() -> bool:
+        return hub.count("HEAD", "model.safetensors") >= 2
+
     hub.trouble[NAME] = Trouble(stall_after=1_000_000, times=1, until=both)
     script = (
         "import hashlib\n"

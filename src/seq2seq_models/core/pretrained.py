@@ -15,10 +15,9 @@ from ..errors import CheckpointError, ConfigError
 from .checkpoints import FORMATS, OWN_FORMAT, canonical_name, is_weight_file, open_checkpoint, write_checkpoint
 from .hub import PushToHubMixin, Repository, write_folder_atomically
 from .parameters import parameters
-from .storage.casting import cast
 from .storage.fitting import Fit, fit, misfit
 from .storage.load_options import Choices, check_refused, resolve_device, resolve_dtype
-from .storage.stored import DTYPE_NAMES, Stored, read_ahead
+from .storage.stored import DTYPE_NAMES, Stored, as_float32, read_ahead
 from .storage.weight_files import Asked, find_weights
 
 if TYPE_CHECKING:
@@ -327,7 +326,7 @@ def _tell_of_unused_tables(fitted: Fit, config: PretrainedConfig, name: str, whe
     tables = {parameter.name for parameter in parameters(config) if parameter.kind == "table" and parameter.optional}
     odd = []
     for table in sorted(tables & set(fitted.weights)):
-        values = cast(fitted.weights[table], "F32").read()
+        values = as_float32(fitted.weights[table])
         if np.abs(values - sinusoidal_table(*values.shape)).max() > _ROUNDING:
             odd.append(table)
     if odd:

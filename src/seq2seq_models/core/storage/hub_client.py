@@ -28,7 +28,7 @@ def sent_token(token: str | bool | None) -> str | None:
     """Which token goes with a request, in words and never itself; None if none does."""
     from huggingface_hub import constants
     from huggingface_hub.errors import LocalTokenNotFoundError
-    from huggingface_hub.utils import build_hf_headers  # type: ignore[attr-defined]
+    from huggingface_hub.utils import build_hf_headers  # type: ignore[attr-defined]  # not in its __all__
 
     if isinstance(token, str):
         return "the token passed as `token`"

@@ -65,7 +65,7 @@ def _is_mapped_as_it_is(file: Path) -> bool:
         with zipfile.ZipFile(file) as archive:
             orders = [archive.read(name) for name in archive.namelist() if name.endswith("/byteorder")]
     except (zipfile.BadZipFile, NotImplementedError, OSError):
-        return False
+        return False  # torch opened it all the same: then nothing is known of how, and nothing is released
     return sys.platform == "linux" and all(order == sys.byteorder.encode() for order in orders)
 
 
