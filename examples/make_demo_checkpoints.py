@@ -21,12 +21,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
+
 from demo_cards import card
 from demo_reports import reports
 from demo_talk import Exchange, exchanges
 from demo_vocabulary import write_blenderbot_vocabulary, write_pegasus_vocabulary
-from torch import Tensor
-
 from seq2seq_models import (
     BlenderbotSmallConfig,
     BlenderbotSmallForConditionalGeneration,

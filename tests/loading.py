@@ -19,11 +19,16 @@ def ours(family: str, head: str = FULL) -> Any:
 
 
 def same(mine: torch.nn.Module, theirs: torch.nn.Module) -> None:
-    a, b = mine.state_dict(), theirs.state_dict()
+    a, b = tensors(mine), tensors(theirs)
     assert sorted(a) == sorted(b)
     for name in a:
         assert a[name].dtype == b[name].dtype, name
         assert torch.equal(a[name], b[name]), name
+
+
+def tensors(model: torch.nn.Module) -> dict[str, torch.Tensor]:
+    """All parameters and buffers, shared ones under each of their names."""
+    return {**dict(model.named_parameters(remove_duplicate=False)), **dict(model.named_buffers())}
 
 
 def names(folder: Path) -> list[str]:

@@ -92,14 +92,16 @@ def weights(family: str, config: dict[str, Any], seed: int = 0) -> dict[str, tor
     model = getattr(seq2seq_models, f"{family}ForConditionalGeneration")(made)
     state = {}
     for name, tensor in model.state_dict().items():
-        if name != "lm_head.weight" and not (family == "Pegasus" and "embed_positions" in name):
+        if not (family == "Pegasus" and "embed_positions" in name):
             state[name] = tensor
     with torch.no_grad():
         for name, tensor in state.items():
             if tensor.dim() == 1 or name == "final_logits_bias":
                 tensor.add_(torch.randn_like(tensor) * 0.1)
-            elif "embed_tokens" not in name:
+            else:
                 tensor.mul_(3.0)
+    for stack in ("encoder", "decoder"):
+        state[f"model.{stack}.embed_tokens.weight"] = state["model.shared.weight"]
     return state
 
 

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from .core.config import PegasusConfig as PegasusConfig
     from .core.config import PretrainedConfig as PretrainedConfig
     from .core.conversation import Conversation as Conversation
+    from .core.gap_sentences import DataCollatorForGapSentences as DataCollatorForGapSentences
     from .core.generation_config import GenerationConfig as GenerationConfig
     from .core.outputs import BaseModelOutput as BaseModelOutput
     from .core.outputs import BaseModelOutputWithPastAndCrossAttentions as BaseModelOutputWithPastAndCrossAttentions
@@ -104,6 +105,7 @@ _ROOMS = {
     "core.collator": ("DataCollatorForSeq2Seq",),
     "core.config": ("BlenderbotSmallConfig", "PegasusConfig", "PretrainedConfig"),
     "core.conversation": ("Conversation",),
+    "core.gap_sentences": ("DataCollatorForGapSentences",),
     "core.generation_config": ("GenerationConfig",),
     "core.outputs": (
         "BaseModelOutput",

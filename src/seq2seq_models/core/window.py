@@ -24,6 +24,12 @@ def window(config: Any, tokenizer: Any) -> int:
     return int(min(config.max_position_embeddings, tokenizer.model_max_length))
 
 
+def sentences(document: str) -> list[str]:
+    """The sentences of a text in order, white space around them left out; none for an empty text."""
+    cuts = [0, *(match.end() for match in _SENTENCE_ENDS.finditer(document)), len(document)]
+    return [piece for start, end in pairwise(cuts) if (piece := document[start:end].strip())]
+
+
 def cut_rows(tokenizer: Any, documents: Sequence[str], limit: int) -> list[list[int]]:
     """Token ids of each document, none longer than `limit`: a longer document loses its end, and the log says so.
 
@@ -66,8 +72,7 @@ def part_rows(tokenizer: Any, documents: Sequence[str], limit: int) -> list[list
 
 def _part(tokenizer: Any, document: str, total: int, limit: int) -> list[str]:
     """The document in texts of at most `limit` tokens each, parted between sentences where that is possible."""
-    cuts = [0, *(match.end() for match in _SENTENCE_ENDS.finditer(document)), len(document)]
-    pieces = [piece for start, end in pairwise(cuts) if (piece := document[start:end].strip())]
+    pieces = sentences(document)
     if len(pieces) < 2:
         pieces = document.split()
         if len(pieces) < 2:

@@ -7,13 +7,15 @@ from collections.abc import Mapping
 from typing import Any, ClassVar
 
 import jax.numpy as jnp
+import numpy as np
 from jax import Array, lax
 
 from ..core.config import PretrainedConfig
 from ..core.parameters import Head
+from ..errors import InputError
 from .attention import mask_of
 from .generation import GenerationMixin
-from .layers import ids_of
+from .layers import check_positions, ids_of
 from .model import PreTrainedModel
 from .modules import CausalModule, ConditionalGenerationModule, Seq2SeqModule
 from .transformer import memory_of
@@ -61,7 +63,47 @@ class Seq2SeqModel(PreTrainedModel):
         )
 
 
-class ConditionalGenerationModel(PreTrainedModel, GenerationMixin):
+class LanguageModel(PreTrainedModel, GenerationMixin):
+    """What both models with a head share: the loss to train with."""
+
+    def _learnt(self, labels: Array, inputs: dict[str, Any]) -> tuple[dict[str, Any], str]:
+        """The module's inputs to learn labels [B, T] from, checked, and the name of those that have the same shape."""
+        raise NotImplementedError
+
+    def cross_entropy(
+        self,
+        labels: Array,
+        label_smoothing: float = 0.0,
+        *,
+        params: Mapping[str, Any] | None = None,
+        dropout_rng: Array | None = None,
+        train: bool = False,
+        **inputs: Any,
+    ) -> Array:
+        """The loss to train with, a float32 scalar: the mean cross-entropy over labels that are not -100.
+
+        The logits [B, T, V] are never all there at once, nor are their gradients, so a step takes far less memory than
+        with a loss of the logits. The gradient is that of reverse mode: `jax.grad`, `jax.value_and_grad`, `jax.vjp`.
+
+        Args:
+            labels: integers [B, T], -100 where a place does not count. Unless decoder inputs are given too, they are
+                the labels shifted right.
+            label_smoothing: share of each label that is spread evenly over all words, from 0 to 1.
+            params, dropout_rng, train: as for a call of the model.
+            **inputs: inputs of a call of the model.
+
+        Raises:
+            InputError: as a call of the model does, or if the labels do not fit its inputs.
+        """
+        targets = labels_of(labels, self.config)
+        given, target = self._learnt(targets, inputs)
+        if targets.shape != given[target].shape:
+            raise InputError(f"`labels` must be {list(given[target].shape)} as `{target}`, got {list(targets.shape)}.")
+        loss: Array = self._apply("cross_entropy", params, train, dropout_rng, targets, label_smoothing, **given)
+        return loss
+
+
+class ConditionalGenerationModel(LanguageModel):
     """Encoder and decoder with a language-modelling head tied to the token embedding, and a bias on its logits."""
 
     head: ClassVar[Head] = "conditional"
@@ -101,6 +143,13 @@ class ConditionalGenerationModel(PreTrainedModel, GenerationMixin):
             params,
             dropout_rng,
         )
+
+    def _learnt(self, labels: Array, inputs: dict[str, Any]) -> tuple[dict[str, Any], str]:
+        if inputs.get("decoder_input_ids") is None:
+            inputs["decoder_input_ids"] = shift_tokens_right(
+                labels, self.config.pad_token_id, self.config.decoder_start_token_id
+            )
+        return self._checked(**inputs), "decoder_input_ids"
 
     def decode(
         self,
@@ -168,7 +217,7 @@ class ConditionalGenerationModel(PreTrainedModel, GenerationMixin):
         return model_kwargs
 
 
-class CausalModel(PreTrainedModel, GenerationMixin):
+class CausalModel(LanguageModel):
     """The decoder alone with a language-modelling head, tied to its token embedding.
 
     The constructor's arguments are those of `PreTrainedModel`; the model keeps a copy of the config, marked
@@ -223,10 +272,7 @@ class CausalModel(PreTrainedModel, GenerationMixin):
         Raises:
             InputError: as for `PreTrainedModel.__call__`, or if the cache has no room for the new tokens.
         """
-        memory = None if encoder_hidden_states is None else memory_of((encoder_hidden_states,), self.config)
-        memory_mask = None
-        if memory is not None:
-            memory_mask = mask_of("encoder_attention_mask", encoder_attention_mask, memory.shape[:2])
+        memory, memory_mask = self._memory(encoder_hidden_states, encoder_attention_mask)
         return self._decode(
             ids_of("input_ids", input_ids, self.config),
             memory,
@@ -239,3 +285,43 @@ class CausalModel(PreTrainedModel, GenerationMixin):
             params,
             dropout_rng,
         )
+
+    def _memory(self, states: Array | None, mask: Array | None) -> tuple[Array | None, Array | None]:
+        """The encoder's states [B, S, D] and their mask [B, S], checked; without states there is neither."""
+        if states is None:
+            return None, None
+        memory = memory_of((states,), self.config)
+        return memory, mask_of("encoder_attention_mask", mask, memory.shape[:2])
+
+    def _checked(  # type: ignore[override]
+        self,
+        input_ids: Array,
+        attention_mask: Array | None = None,
+        encoder_hidden_states: Array | None = None,
+        encoder_attention_mask: Array | None = None,
+        position_ids: Array | None = None,
+    ) -> dict[str, Array | None]:
+        """The inputs of a pass for the module."""
+        ids = ids_of("input_ids", input_ids, self.config)
+        memory, memory_mask = self._memory(encoder_hidden_states, encoder_attention_mask)
+        return {
+            "input_ids": ids,
+            "attention_mask": mask_of("attention_mask", attention_mask, ids.shape),
+            "position_ids": check_positions("position_ids", position_ids, ids.shape, self.config),
+            "encoder_hidden_states": memory,
+            "encoder_attention_mask": memory_mask,
+        }
+
+    def _learnt(self, labels: Array, inputs: dict[str, Any]) -> tuple[dict[str, Any], str]:
+        return self._checked(**inputs), "input_ids"
+
+
+def labels_of(labels: Any, config: PretrainedConfig) -> Array:
+    """Labels as int32 [B, T].
+
+    Raises:
+        InputError: as for token ids, but -100 is one of them.
+    """
+    found = labels if isinstance(labels, Array) else np.asarray(labels)
+    ids_of("labels", (jnp if isinstance(found, Array) else np).where(found == -100, 0, found), config)
+    return jnp.asarray(found, jnp.int32)

@@ -153,6 +153,33 @@ class PreTrainedModel(ParameterHolder):
                 position table, or if `params` lacks something. Values are looked at where they are on the CPU and not
                 traced.
         """
+        output = self._apply(
+            None,
+            params,
+            train,
+            dropout_rng,
+            **self._checked(
+                input_ids,
+                attention_mask,
+                decoder_input_ids,
+                decoder_attention_mask,
+                position_ids,
+                decoder_position_ids,
+            ),
+            **self._wanted(output_attentions, output_hidden_states),
+        )
+        return self._given(output, return_dict)
+
+    def _checked(
+        self,
+        input_ids: Array,
+        attention_mask: Array | None = None,
+        decoder_input_ids: Array | None = None,
+        decoder_attention_mask: Array | None = None,
+        position_ids: Array | None = None,
+        decoder_position_ids: Array | None = None,
+    ) -> dict[str, Array | None]:
+        """The inputs of a pass for the module."""
         source = ids_of("input_ids", input_ids, self.config)
         if decoder_input_ids is None:
             target = shift_tokens_right(source, self.config.pad_token_id, self.config.decoder_start_token_id)
@@ -162,20 +189,16 @@ class PreTrainedModel(ParameterHolder):
             raise InputError(
                 f"`decoder_input_ids` must have as many rows as `input_ids`, {source.shape[0]}, got {target.shape[0]}."
             )
-        output = self._apply(
-            None,
-            params,
-            train,
-            dropout_rng,
-            source,
-            mask_of("attention_mask", attention_mask, source.shape),
-            target,
-            mask_of("decoder_attention_mask", decoder_attention_mask, target.shape),
-            check_positions("position_ids", position_ids, source.shape, self.config),
-            check_positions("decoder_position_ids", decoder_position_ids, target.shape, self.config),
-            **self._wanted(output_attentions, output_hidden_states),
-        )
-        return self._given(output, return_dict)
+        return {
+            "input_ids": source,
+            "attention_mask": mask_of("attention_mask", attention_mask, source.shape),
+            "decoder_input_ids": target,
+            "decoder_attention_mask": mask_of("decoder_attention_mask", decoder_attention_mask, target.shape),
+            "position_ids": check_positions("position_ids", position_ids, source.shape, self.config),
+            "decoder_position_ids": check_positions(
+                "decoder_position_ids", decoder_position_ids, target.shape, self.config
+            ),
+        }
 
     def encode(
         self,

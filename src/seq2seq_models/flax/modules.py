@@ -19,6 +19,7 @@ from ..core.outputs import (
 from .attention import Linear, Packed, wide
 from .cache import Entries, entries
 from .layers import TokenEmbedding
+from .loss import head_loss
 from .transformer import Decoder, Details, Encoder, shift_tokens_right
 
 
@@ -162,6 +163,29 @@ class LanguageModule(Module):
         if not config.tie_word_embeddings:
             self.lm_head = Linear(config.vocab_size, config.init_std, self.dtype, use_bias=False)
 
+    def _head_bias(self) -> Array | None:
+        """What is added to the head's product, [V], or None."""
+        return None
+
+    def _states(self, labels: Array, inputs: dict[str, Any]) -> Array:
+        """The states [B, T, D] under the head, for inputs of the model and the labels [B, T] to be learnt."""
+        raise NotImplementedError
+
+    def cross_entropy(self, labels: Array, label_smoothing: float = 0.0, **inputs: Any) -> Array:
+        """The loss to train with, a float32 scalar: the mean cross-entropy over labels that are not -100.
+
+        Args:
+            labels: int32 [B, T].
+            label_smoothing: share of each label that is spread evenly over all words.
+            **inputs: what `__call__` takes, by name; `deterministic=False` to train.
+        """
+        hidden = self._states(labels, inputs)
+        if self.config.tie_word_embeddings:
+            weight = self._tied().embedding
+        else:
+            weight = self.lm_head.variables["params"]["kernel"].T
+        return head_loss(hidden, weight, self._head_bias(), labels, label_smoothing)
+
     def head(self, hidden: Array) -> Array:
         """float32 logits [..., V] of states [..., D], whatever the dtype of the computation."""
         logits: Array = self._tied().attend(hidden) if self.config.tie_word_embeddings else self.lm_head(hidden)
@@ -198,11 +222,20 @@ class ConditionalGenerationModule(LanguageModule):
         shared: TokenEmbedding = self.model.shared
         return shared
 
+    def _head_bias(self) -> Array:
+        return lax.stop_gradient(self.final_logits_bias)[0]
+
+    def _states(self, labels: Array, inputs: dict[str, Any]) -> Array:
+        if inputs.get("decoder_input_ids") is None:
+            config: Any = self.config
+            inputs["decoder_input_ids"] = shift_tokens_right(labels, config.pad_token_id, config.decoder_start_token_id)
+        states: Array = self.model(**inputs).last_hidden_state
+        return states
+
     def head(self, hidden: Array) -> Array:
         """float32 logits [..., V] of states [..., D], bias included."""
         logits = super().head(hidden)
-        bias = lax.stop_gradient(self.final_logits_bias).astype(logits.dtype)
-        return logits + bias.reshape((1,) * (logits.ndim - 1) + (-1,))
+        return logits + self._head_bias().astype(logits.dtype).reshape((1,) * (logits.ndim - 1) + (-1,))
 
     def encode(self, *inputs: Any, **options: Any) -> BaseModelOutput[Array]:
         """The encoder's output; arguments as for `Seq2SeqModule.encode`."""
@@ -276,3 +309,7 @@ class CausalModule(LanguageModule):
     def __call__(self, *inputs: Any, **options: Any) -> CausalLMOutputWithCrossAttentions[Array]:
         """The decoder's output and the logits [B, T, V] of each next token; arguments as for `Decoder`."""
         return self.decode(*inputs, **options)
+
+    def _states(self, labels: Array, inputs: dict[str, Any]) -> Array:
+        states: Array = self._decoder()(**inputs).last_hidden_state
+        return states

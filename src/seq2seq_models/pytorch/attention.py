@@ -20,10 +20,18 @@ def padding_mask(mask: Tensor | None, dtype: torch.dtype) -> Tensor | None:
         return mask
     if mask.dim() != 2:
         raise InputError(f"`attention_mask` must have 2 or 4 dimensions, got {mask.dim()}. Pass one 1/0 row per input.")
-    if mask.device.type == "cpu" and bool(mask.all()):
-        return None  # lets attention take its unmasked path; not looked up on a device, where it would wait
+    if hides_nothing(mask):
+        return None  # lets attention take its unmasked path
     lowest = torch.finfo(dtype).min
     return torch.zeros(mask.shape, dtype=dtype, device=mask.device).masked_fill_(mask == 0, lowest)[:, None, None, :]
+
+
+def hides_nothing(mask: Tensor) -> bool:
+    """Whether a 1/0 mask is known to be 1 throughout.
+
+    It is not looked at on a device, where the look would wait, nor while a graph is traced, which holds no values.
+    """
+    return mask.device.type == "cpu" and not torch.compiler.is_compiling() and bool(mask.all())
 
 
 def causal_mask(mask: Tensor | None, positions: Tensor, length: int, dtype: torch.dtype) -> Tensor:

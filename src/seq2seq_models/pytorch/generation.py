@@ -49,7 +49,16 @@ class GenerationMixin:
     """`generate` for models with a language-modelling head."""
 
     config: Any
-    generation_config: GenerationConfig
+    _generation_config: GenerationConfig
+
+    @property
+    def generation_config(self) -> GenerationConfig:
+        """The options that hold where a call of `generate` says nothing else. One of transformers may be set, too."""
+        return self._generation_config
+
+    @generation_config.setter
+    def generation_config(self, value: Any) -> None:
+        self._generation_config = _as_ours(value)
 
     @torch.no_grad()
     def generate(
@@ -93,7 +102,7 @@ class GenerationMixin:
         tokenizer = kwargs.pop("tokenizer", None)
         config, given, mode = ask(
             self.generation_config,
-            generation_config,
+            _as_ours(generation_config),
             kwargs,
             is_encoder_decoder=is_seq2seq,
             inputs=inputs,
@@ -409,7 +418,7 @@ class GenerationMixin:
             GenerationError: as `generate` would.
         """
         names = ENCODER_DECODER_INPUTS if self.config.is_encoder_decoder else CAUSAL_INPUTS
-        return resolve(self.generation_config, generation_config, options, names)[0].describe(defaults=False)
+        return resolve(self.generation_config, _as_ours(generation_config), options, names)[0].describe(defaults=False)
 
     def prepare_inputs_for_generation(
         self,
@@ -438,6 +447,25 @@ class GenerationMixin:
             first = {key: input_ids[:, past:]}
         given = {"past_key_values": past_key_values, "attention_mask": attention_mask, "cache_position": cache_position}
         return {**first, **{name: value for name, value in given.items() if value is not None}, **kwargs}
+
+    def _prepare_encoder_decoder_kwargs_for_generation(
+        self,
+        inputs_tensor: Tensor,
+        model_kwargs: dict[str, Any],
+        model_input_name: str | None = None,
+        generation_config: GenerationConfig | None = None,
+    ) -> dict[str, Any]:
+        """The arguments with the encoder's output among them. Earlier versions of peft look for this name."""
+        given = {**model_kwargs, model_input_name or "input_ids": inputs_tensor}
+        source = self._source(_as_ours(generation_config) or self.generation_config, given)
+        return {**model_kwargs, "encoder_outputs": source.outputs}
+
+
+def _as_ours(config: Any) -> Any:
+    """A generation configuration of this library; one of transformers, as its Trainer sets, gives what it has set."""
+    if isinstance(config, GenerationConfig) or not hasattr(config, "to_diff_dict"):
+        return config
+    return GenerationConfig.from_dict(config.to_diff_dict())
 
 
 def _room(plan: Plan, mode: GenerationMode) -> int:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any, ClassVar, cast
 
 import torch
@@ -21,6 +23,7 @@ from ..errors import ConfigError
 from .cache import Cache, LegacyCache
 from .generation import GenerationMixin
 from .layers import TokenEmbedding
+from .loss import head_loss, language_modeling_loss
 from .model import PreTrainedModel, uninitialised
 from .transformer import Decoder, Encoder
 
@@ -41,11 +44,6 @@ def shift_tokens_right(input_ids: Tensor, pad_token_id: int | None, decoder_star
         raise ConfigError(f"`{missing}` must be set in the config to make decoder inputs from labels, got None.")
     shifted = F.pad(input_ids[:, :-1], (1, 0), value=decoder_start_token_id)
     return shifted.masked_fill(shifted == -100, pad_token_id)
-
-
-def language_modeling_loss(logits: Tensor, labels: Tensor) -> Tensor:
-    """Mean cross-entropy, in float32 whatever the model's dtype, over labels [B, T] that are not -100."""
-    return F.cross_entropy(logits.float().flatten(0, 1), labels.to(logits.device).flatten())
 
 
 class Seq2SeqModel(PreTrainedModel):
@@ -176,6 +174,56 @@ class LanguageModel(PreTrainedModel, GenerationMixin):
         logits: Tensor = self.lm_head(hidden)  # wrapped, by an adapter say
         return logits if bias is None else logits + bias
 
+    def _states(self, labels: Tensor, inputs: dict[str, Any]) -> Tensor:
+        """The states [B, T, D] under the head, for inputs of `forward` and the labels [B, T] to be learnt."""
+        raise NotImplementedError
+
+    @contextmanager
+    def _learning(self, labels: Tensor | None) -> Iterator[None]:
+        """Within, the token embedding's gradient is only the rows that were looked up.
+
+        The tied head gives the same weight a gradient of all rows, to which these are added; as tables of their own,
+        they would be two more of [V, D], nearly all zeros.
+        """
+        embedding = self.get_input_embeddings()
+        tied = type(self.lm_head) is nn.Linear and self.lm_head.weight is embedding.weight
+        before, plain = embedding.sparse, torch.compiler.is_compiling() or type(embedding.weight) is not nn.Parameter
+        embedding.sparse = before or (labels is not None and tied and torch.is_grad_enabled() and not plain)
+        try:
+            yield
+        finally:
+            embedding.sparse = before
+
+    def _loss(
+        self, hidden: Tensor, labels: Tensor | None, label_smoothing: float = 0.0, keep_logits: bool = True
+    ) -> tuple[Tensor | None, Tensor | None]:
+        """The loss, if there are labels, and the logits, if they are to be kept."""
+        if labels is None:
+            return None, self._logits(hidden)
+        if type(self.lm_head) is nn.Linear:
+            return head_loss(hidden, self.lm_head.weight, self._head_bias(), labels, label_smoothing, keep_logits)
+        logits = self._logits(hidden)
+        return language_modeling_loss(logits, labels, label_smoothing), logits
+
+    def cross_entropy(self, labels: Tensor, label_smoothing: float = 0.0, **inputs: Any) -> Tensor:
+        """The loss to train with, a float32 scalar: the mean cross-entropy over labels that are not -100.
+
+        It is the `loss` of a forward pass with labels, without that pass's logits [B, T, V]: they are never all there
+        at once, so a step takes far less memory.
+
+        Args:
+            labels: int64 [B, T], -100 where a place does not count.
+            label_smoothing: share of each label that is spread evenly over all words, from 0 to 1.
+            **inputs: inputs of `forward`.
+
+        Raises:
+            InputError: as `forward` does.
+        """
+        with self._learning(labels):
+            hidden = self._states(labels, inputs)
+        loss, _ = self._loss(hidden, labels, label_smoothing, keep_logits=False)
+        return cast(Tensor, loss)
+
 
 class ConditionalGenerationModel(LanguageModel):
     """Encoder and decoder with a language-modelling head tied to the token embedding, and a bias on its logits."""
@@ -222,6 +270,12 @@ class ConditionalGenerationModel(LanguageModel):
     def _head_bias(self) -> Tensor | None:
         return self.final_logits_bias[0].to(self.lm_head.weight.dtype)
 
+    def _states(self, labels: Tensor, inputs: dict[str, Any]) -> Tensor:
+        if inputs.get("decoder_input_ids") is None and inputs.get("decoder_inputs_embeds") is None:
+            inputs["decoder_input_ids"] = self.prepare_decoder_input_ids_from_labels(labels)
+        states: Tensor = self.model(**{**inputs, "use_cache": False, "return_dict": True}).last_hidden_state
+        return states
+
     def forward(
         self,
         input_ids: Tensor | None = None,
@@ -255,27 +309,28 @@ class ConditionalGenerationModel(LanguageModel):
             use_cache = False
             if decoder_input_ids is None and decoder_inputs_embeds is None:
                 decoder_input_ids = self.prepare_decoder_input_ids_from_labels(labels)
-        outputs = self.model(
-            input_ids=input_ids,
-            attention_mask=attention_mask,
-            decoder_input_ids=decoder_input_ids,
-            decoder_attention_mask=decoder_attention_mask,
-            head_mask=head_mask,
-            decoder_head_mask=decoder_head_mask,
-            cross_attn_head_mask=cross_attn_head_mask,
-            encoder_outputs=encoder_outputs,
-            past_key_values=past_key_values,
-            inputs_embeds=inputs_embeds,
-            decoder_inputs_embeds=decoder_inputs_embeds,
-            use_cache=use_cache,
-            output_attentions=output_attentions,
-            output_hidden_states=output_hidden_states,
-            return_dict=True,
-            cache_position=cache_position,
-        )
-        logits = self._logits(outputs.last_hidden_state)
+        with self._learning(labels):
+            outputs = self.model(
+                input_ids=input_ids,
+                attention_mask=attention_mask,
+                decoder_input_ids=decoder_input_ids,
+                decoder_attention_mask=decoder_attention_mask,
+                head_mask=head_mask,
+                decoder_head_mask=decoder_head_mask,
+                cross_attn_head_mask=cross_attn_head_mask,
+                encoder_outputs=encoder_outputs,
+                past_key_values=past_key_values,
+                inputs_embeds=inputs_embeds,
+                decoder_inputs_embeds=decoder_inputs_embeds,
+                use_cache=use_cache,
+                output_attentions=output_attentions,
+                output_hidden_states=output_hidden_states,
+                return_dict=True,
+                cache_position=cache_position,
+            )
+        loss, logits = self._loss(outputs.last_hidden_state, labels)
         output = Seq2SeqLMOutput(
-            loss=None if labels is None else language_modeling_loss(logits, labels),
+            loss=loss,
             logits=logits,
             past_key_values=outputs.past_key_values,
             decoder_hidden_states=outputs.decoder_hidden_states,
@@ -328,6 +383,10 @@ class CausalModel(LanguageModel):
     def set_input_embeddings(self, value: nn.Embedding) -> None:
         self.model.decoder.embed_tokens = value
 
+    def _states(self, labels: Tensor, inputs: dict[str, Any]) -> Tensor:
+        states: Tensor = self.model.decoder(**{**inputs, "use_cache": False, "return_dict": True}).last_hidden_state
+        return states
+
     def forward(
         self,
         input_ids: Tensor | None = None,
@@ -363,24 +422,25 @@ class CausalModel(LanguageModel):
             InputError: if an input is missing, given twice, of the wrong shape, or longer than the position table.
         """
         return_dict = self.config.use_return_dict if return_dict is None else return_dict
-        outputs = self.model.decoder(
-            input_ids=input_ids,
-            attention_mask=attention_mask,
-            encoder_hidden_states=encoder_hidden_states,
-            encoder_attention_mask=encoder_attention_mask,
-            head_mask=head_mask,
-            cross_attn_head_mask=cross_attn_head_mask,
-            past_key_values=past_key_values,
-            inputs_embeds=inputs_embeds,
-            use_cache=use_cache,
-            output_attentions=output_attentions,
-            output_hidden_states=output_hidden_states,
-            return_dict=True,
-            cache_position=cache_position,
-        )
-        logits = self._logits(outputs.last_hidden_state)
+        with self._learning(labels):
+            outputs = self.model.decoder(
+                input_ids=input_ids,
+                attention_mask=attention_mask,
+                encoder_hidden_states=encoder_hidden_states,
+                encoder_attention_mask=encoder_attention_mask,
+                head_mask=head_mask,
+                cross_attn_head_mask=cross_attn_head_mask,
+                past_key_values=past_key_values,
+                inputs_embeds=inputs_embeds,
+                use_cache=use_cache,
+                output_attentions=output_attentions,
+                output_hidden_states=output_hidden_states,
+                return_dict=True,
+                cache_position=cache_position,
+            )
+        loss, logits = self._loss(outputs.last_hidden_state, labels)
         output = CausalLMOutputWithCrossAttentions(
-            loss=None if labels is None else language_modeling_loss(logits, labels),
+            loss=loss,
             logits=logits,
             past_key_values=outputs.past_key_values,
             hidden_states=outputs.hidden_states,

@@ -65,6 +65,8 @@ class PreTrainedModel(PretrainedModelMixin, nn.Module):
     framework: ClassVar[str] = "pt"
     supports_gradient_checkpointing: ClassVar[bool] = True
     _tied_weights_keys: ClassVar[list[str]] = []
+    _keys_to_ignore_on_save: ClassVar[list[str] | None] = None
+    """Looked up by transformers' Trainer after it has loaded a checkpoint."""
 
     def __init__(self, config: PretrainedConfig, *_: Any, **__: Any) -> None:
         super().__init__()
@@ -107,6 +109,30 @@ class PreTrainedModel(PretrainedModelMixin, nn.Module):
     @classmethod
     def _stored(cls, state_dict: Mapping[str, Tensor]) -> list[Stored]:
         return weights.from_state_dict(state_dict)
+
+    def state_dict(self, *args: Any, **kwargs: Any) -> dict[str, Any]:  # type: ignore[override]
+        """All weights and buffers by name, as of any module, but a shared one under its first name only.
+
+        The token embedding is `model.shared.weight`, and neither `lm_head.weight` nor `embed_tokens.weight`, as long as
+        these are the same parameter. So the result can be written by safetensors, which takes no tensor twice, and
+        `load_state_dict` takes it with or without the other names.
+        """
+        # Differs from transformers 4.57.6: there a state dict has the token embedding under all its names.
+        state: dict[str, Any] = super().state_dict(*args, **kwargs)
+        prefix = kwargs.get("prefix", args[1] if len(args) > 1 else "")
+        for names in weights.shared_names(self):
+            for name in names[1:]:
+                state.pop(prefix + name, None)
+        return state
+
+    def _load_from_state_dict(
+        self, state_dict: dict[str, Any], prefix: str, local_metadata: dict[str, Any], *args: Any
+    ) -> None:
+        """What `load_state_dict` calls for this module before its parts, also where it is itself a part."""
+        for names in weights.shared_names(self):
+            keys = [prefix + name for name in names]
+            weights.complete(state_dict, keys, keep_one=local_metadata.get("assign_to_params_buffers", False))
+        super()._load_from_state_dict(state_dict, prefix, local_metadata, *args)
 
     def post_init(self) -> None:
         """Initialise what was just built, once, by the outermost model."""
@@ -183,6 +209,15 @@ class PreTrainedModel(PretrainedModelMixin, nn.Module):
         return sum(
             p.numel() for p in self.parameters() if id(p) not in excluded and (p.requires_grad or not only_trainable)
         )
+
+    def floating_point_ops(self, input_dict: Mapping[str, Any], exclude_embeddings: bool = True) -> int:
+        """About how many operations a training step takes: 6 per token and weight (Kaplan et al. 2020, section 2.1).
+
+        Args:
+            input_dict: the model's inputs; the source's tokens count, padding included, and the target's do not.
+            exclude_embeddings: leave out the weights of embeddings, which are looked up.
+        """
+        return 6 * int(input_dict[self.main_input_name].numel()) * self.num_parameters(False, exclude_embeddings)
 
     def get_memory_footprint(self, return_buffers: bool = True) -> int:
         """Bytes of the parameters and, by default, the buffers."""

@@ -24,7 +24,11 @@ ROWS = 16
 
 _packed: WeakTensorKeyDictionary = WeakTensorKeyDictionary()  # weight -> (its state, the packed copy)
 
+WORDS = {2: torch.int16, 4: torch.int32}
+"""Integers as large as an element, to add up its bits; eight bytes at once take a fraction of the time."""
+
 Linear = Callable[[Tensor], Tensor]
+State = tuple[int, int, Tensor]
 
 
 def is_packable(weight: Tensor) -> bool:
@@ -46,7 +50,7 @@ def packed_linear(weight: Tensor, bias: Tensor | None) -> Linear | None:
         return None
     state = _state(weight)
     known, copy = _packed[weight] if weight in _packed else (None, None)
-    if known != state:
+    if known is None or not _is_same(known, state):
         try:
             copy = _reorder(weight.detach())
         except (AttributeError, RuntimeError):
@@ -73,10 +77,21 @@ def packed(module: nn.Module) -> Iterator[None]:
             layer.__dict__.pop("forward", None)
 
 
-def _state(weight: Tensor) -> tuple[int, int]:
-    """What changes when the weight does: its memory, and how often that was written."""
-    # Tensors made in inference mode do not count; they cannot be trained either.
-    return weight.data_ptr(), 0 if weight.is_inference() else weight._version
+def _state(weight: Tensor) -> State:
+    """What changes when the weight does: its memory, how often that was written, and a sum over each row's bits.
+
+    A write through `.data`, which is how adapters are merged, does not count as one. Summing reads the weight once, in
+    two thirds of the time of a decoding step.
+    """
+    # Tensors made in inference mode do not count their writes at all.
+    writes = 0 if weight.is_inference() else weight._version
+    rows, size = weight.detach().contiguous(), weight.element_size()
+    by_eight = all(elements * size % 8 == 0 for elements in (rows.shape[1], rows.storage_offset()))
+    return weight.data_ptr(), writes, rows.view(torch.int64 if by_eight else WORDS[size]).sum(1)
+
+
+def _is_same(one: State, other: State) -> bool:
+    return one[:2] == other[:2] and torch.equal(one[2], other[2])
 
 
 def _reorder(weight: Tensor) -> Any:

@@ -13,7 +13,7 @@ from torch.utils.checkpoint import checkpoint
 from ..core.config import PretrainedConfig
 from ..core.outputs import BaseModelOutput, BaseModelOutputWithPastAndCrossAttentions
 from ..errors import InputError
-from .attention import causal_mask, padding_mask
+from .attention import causal_mask, hides_nothing, padding_mask
 from .cache import Cache, DynamicCache, EncoderDecoderCache, LegacyCache
 from .layers import DecoderLayer, EncoderLayer, PositionEmbedding, TokenEmbedding, embedding_scale, layer_norm
 
@@ -287,7 +287,7 @@ class Decoder(Stack):
                     f"`decoder_attention_mask` must have at most {past + length} columns (cached and new tokens), "
                     f"got {attention_mask.shape[1]}."
                 )
-            if attention_mask.device.type == "cpu" and bool(attention_mask.all()):
+            if hides_nothing(attention_mask):
                 attention_mask = None
         if attention_mask is None:
             if length == 1:

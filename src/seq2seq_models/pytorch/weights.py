@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -99,6 +99,33 @@ def extract(model: PreTrainedModel) -> Iterator[Stored]:
         source = state.get(ties[name]) if name in ties else None
         if source is None or source.data_ptr() != tensor.data_ptr() or source.shape != tensor.shape:
             yield stored_tensor(name, tensor)
+
+
+def shared_names(model: nn.Module) -> list[list[str]]:
+    """The names of each parameter that has several, in the model's order."""
+    found: dict[int, list[str]] = {}
+    for name, parameter in model.named_parameters(remove_duplicate=False):
+        found.setdefault(id(parameter), []).append(name)
+    return [names for names in found.values() if len(names) > 1]
+
+
+def complete(state_dict: dict[str, Any], names: Sequence[str], *, keep_one: bool) -> None:
+    """Puts the value of a shared parameter under all its names, if the state dict has it under one of them.
+
+    Args:
+        state_dict: completed in place.
+        names: of one parameter.
+        keep_one: the values will be assigned, not copied: all names get one and the same parameter, so that it stays
+            shared.
+    """
+    value = next((state_dict[name] for name in names if name in state_dict), None)
+    if value is None:
+        return
+    if keep_one and not isinstance(value, nn.Parameter):
+        value = nn.Parameter(value, requires_grad=False)  # whether it does is set when it is assigned
+    for name in names:
+        if keep_one or name not in state_dict:
+            state_dict[name] = value
 
 
 def from_state_dict(state_dict: Mapping[str, Tensor]) -> list[Stored]:

@@ -6,6 +6,7 @@ import copy
 from typing import Any, ClassVar
 
 import keras
+import tensorflow as tf
 from keras import ops
 
 from ..core.config import Seq2SeqConfig
@@ -21,8 +22,8 @@ from .cache import Entries, LegacyCache
 from .generation import GenerationMixin
 from .layers import TokenEmbedding
 from .linear import Linear, Part, zeros
+from .loss import head_loss, language_modeling_loss
 from .model import PreTrainedModel
-from .training import language_modeling_loss
 from .transformer import Decoder, Encoder
 
 
@@ -258,6 +259,40 @@ class LanguageModel(Steps, PreTrainedModel, GenerationMixin):
         """Mean cross-entropy, a float32 scalar, of logits [B, T, V] over labels [B, T] that are not -100."""
         return language_modeling_loss(ops.convert_to_tensor(logits), ops.convert_to_tensor(labels))
 
+    def cross_entropy(self, labels: Any, label_smoothing: float = 0.0, training: bool = False, **inputs: Any) -> Any:
+        """The loss to train with, a float32 scalar: the mean cross-entropy over labels that count.
+
+        It is the `loss` of a call with labels, without that call's logits [B, T, V], so a step takes far less memory.
+
+        Args:
+            labels: int [B, T], -100 or padding where a place does not count.
+            label_smoothing: share of each label that is spread evenly over all words, from 0 to 1.
+            training: whether dropout is on.
+            **inputs: inputs of `call`.
+
+        Raises:
+            InputError: as `call` does.
+        """
+        labels = self._known(labels)
+        return self._loss(self._states(labels, {**inputs, "training": training}), labels, label_smoothing)
+
+    def _states(self, labels: Any, inputs: dict[str, Any]) -> Any:
+        """The states [B, T, D] under the head, for inputs of `call` and the labels [B, T] to be learnt."""
+        raise NotImplementedError
+
+    def _loss(self, hidden: Any, labels: Any, label_smoothing: float = 0.0) -> Any:
+        head, embedding, bias = self.lm_head, self.get_input_embeddings(), self._head_bias()
+        if type(head or embedding) not in (Linear, TokenEmbedding):
+            return language_modeling_loss(self._logits(hidden), labels, label_smoothing)  # wrapped, by an adapter say
+        weight = embedding.embeddings if head is None else ops.transpose(head.kernel)
+        return head_loss(hidden, weight, None if bias is None else ops.reshape(bias, (-1,)), labels, label_smoothing)
+
+    def _loss_beside(self, hidden: Any, labels: Any, logits: Any) -> Any:
+        """The loss where logits are returned too. In a graph those that nobody looks at are never made."""
+        if tf.executing_eagerly() or isinstance(hidden, keras.KerasTensor):
+            return self.hf_compute_loss(labels, logits)
+        return self._loss(hidden, labels)
+
     def _known(self, labels: Any) -> Any:
         """Labels with padding made -100."""
         labels = ops.convert_to_tensor(labels)
@@ -303,6 +338,11 @@ class ConditionalGenerationModel(LanguageModel):
     def prepare_decoder_input_ids_from_labels(self, labels: Any) -> Any:
         """Decoder inputs [B, T] for labels [B, T]: shifted right, the start token first, -100 as padding."""
         return shift_tokens_right(labels, self.config.pad_token_id, self.config.decoder_start_token_id)
+
+    def _states(self, labels: Any, inputs: dict[str, Any]) -> Any:
+        if inputs.get("decoder_input_ids") is None and inputs.get("decoder_inputs_embeds") is None:
+            inputs["decoder_input_ids"] = self.prepare_decoder_input_ids_from_labels(labels)
+        return self.model.call(**{**inputs, "use_cache": False, "return_dict": True}).last_hidden_state
 
     def call(
         self,
@@ -361,7 +401,7 @@ class ConditionalGenerationModel(LanguageModel):
         )
         logits = self._logits(outputs.last_hidden_state)
         output = Seq2SeqLMOutput(
-            loss=None if labels is None else self.hf_compute_loss(labels, logits),
+            loss=None if labels is None else self._loss_beside(outputs.last_hidden_state, labels, logits),
             logits=logits,
             past_key_values=outputs.past_key_values,
             decoder_hidden_states=outputs.decoder_hidden_states,
@@ -444,6 +484,9 @@ class CausalModel(LanguageModel):
     def get_input_embeddings(self) -> TokenEmbedding:
         return self.model.decoder.embed_tokens
 
+    def _states(self, labels: Any, inputs: dict[str, Any]) -> Any:
+        return self.model.decoder.call(**{**inputs, "use_cache": False, "return_dict": True}).last_hidden_state
+
     def call(
         self,
         input_ids: Any = None,
@@ -494,9 +537,10 @@ class CausalModel(LanguageModel):
             return_dict=True,
             training=training,
         )
-        logits = self._logits(outputs.last_hidden_state)
+        hidden = outputs.last_hidden_state
+        logits = self._logits(hidden)
         output = CausalLMOutputWithCrossAttentions(
-            loss=None if labels is None else self.hf_compute_loss(self._known(labels), logits),
+            loss=None if labels is None else self._loss_beside(hidden, self._known(labels), logits),
             logits=logits,
             past_key_values=outputs.past_key_values,
             hidden_states=outputs.hidden_states,

@@ -13,28 +13,10 @@ from keras import ops
 
 from ..core.outputs import ModelOutput
 from ..errors import InputError
+from .loss import language_modeling_loss
 
 OWN_LOSS = ("auto", "auto_with_warning", "passthrough", None)
 """What `compile` may be given as loss to mean the model's own."""
-
-
-def language_modeling_loss(logits: Any, labels: Any, weights: Any = None) -> Any:
-    """Mean cross-entropy, in float32 whatever the model's dtype, over labels [B, T] that are not -100.
-
-    Args:
-        logits: [B, T, V].
-        labels: int [B, T].
-        weights: float [B] or [B, T], multiplied onto the terms; the divisor stays their number.
-    """
-    counted = ops.not_equal(labels, -100)
-    safe = ops.where(counted, labels, ops.zeros_like(labels))
-    terms = ops.sparse_categorical_crossentropy(safe, ops.cast(logits, "float32"), from_logits=True)
-    if weights is not None:
-        weights = ops.cast(weights, "float32")
-        terms = terms * (weights if len(weights.shape) > 1 else weights[:, None])
-    total = ops.sum(ops.where(counted, terms, ops.zeros_like(terms)))
-    # Differs from transformers 4.57.6: without any label the loss is 0, not NaN, which would end a training.
-    return total / ops.maximum(ops.sum(ops.cast(counted, "float32")), 1.0)
 
 
 class TrainingMixin:
@@ -132,7 +114,8 @@ class TrainingMixin:
             return super().compute_loss(x, y, _first_output(y_pred), sample_weight, training)  # type: ignore[misc]
         loss = y_pred["loss"]
         if sample_weight is not None:
-            loss = language_modeling_loss(y_pred["logits"], self._known(x["labels"]), sample_weight)  # type: ignore[attr-defined]
+            labels = self._known(x["labels"])  # type: ignore[attr-defined]
+            loss = language_modeling_loss(y_pred["logits"], labels, weights=sample_weight)
         for own in self.losses:  # type: ignore[attr-defined]
             loss = loss + ops.cast(own, "float32")
         # Gradients of the replicas are added up; that of the mean is wanted.

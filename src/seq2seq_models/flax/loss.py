@@ -1,0 +1,166 @@
+"""The cross-entropy of a language model, from the states under its head: the part of a training step that is largest.
+
+Logits over 55,000 words take far more memory than everything else that a step computes, and the usual way keeps
+several copies of them. Here they are made some rows at a time and their gradient at once, while they are there; no
+product is computed twice.
+"""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax import Array, lax
+from jax.custom_derivatives import SymbolicZero
+
+from .attention import wide
+
+ELEMENTS = 2**24
+"""Logits that are there at once on each device, in elements: large enough for fast products."""
+
+
+class Gradients(NamedTuple):
+    """Of the loss by hidden [R, D], weight [V, D] and bias [V]; None where it is not asked for."""
+
+    hidden: Array | None
+    weight: Array | None
+    bias: Array | None
+
+
+def language_modeling_loss(logits: Array, labels: Array, label_smoothing: float = 0.0) -> Array:
+    """Mean cross-entropy, a float32 scalar whatever the logits' dtype, over labels that are not -100.
+
+    Args:
+        logits: [B, T, V].
+        labels: integers [B, T].
+        label_smoothing: share of each label that is spread evenly over all words.
+    """
+    losses, _, _ = _losses(logits.astype(wide(logits.dtype)), labels, label_smoothing)
+    return (losses * _shares(labels, losses.dtype)).sum()
+
+
+def head_loss(hidden: Array, weight: Array, bias: Array | None, labels: Array, label_smoothing: float = 0.0) -> Array:
+    """Mean cross-entropy of `hidden @ weight.T + bias`, a float32 scalar, over labels that are not -100.
+
+    Products are computed in the dtype of `hidden`, everything else in float32. The gradient is that of reverse mode, by
+    `jax.grad` and its relatives; there is no forward mode.
+
+    On several devices, the rows may be split over one axis of a mesh and the words over another. Under `jax.set_mesh`
+    as many more rows are computed at a time as the mesh has devices to hold them.
+
+    Args:
+        hidden: states [B, T, D].
+        weight: [V, D].
+        bias: [V].
+        labels: integers [B, T].
+        label_smoothing: share of each label that is spread evenly over all words.
+    """
+    loss: Array = _head_loss(hidden, weight, bias, labels, label_smoothing)
+    return loss
+
+
+@partial(jax.custom_vjp, nondiff_argnums=(4,))
+def _head_loss(hidden: Array, weight: Array, bias: Array | None, labels: Array, label_smoothing: float) -> Array:
+    return _loss_and_gradients(hidden, weight, bias, labels, label_smoothing, (False, False, False))[0]
+
+
+def _forward(hidden: Any, weight: Any, bias: Any, labels: Any, label_smoothing: float) -> tuple[Array, Gradients]:
+    learnt = (hidden.perturbed, weight.perturbed, bias is not None and bias.perturbed)
+    values = (hidden.value, weight.value, None if bias is None else bias.value, labels.value)
+    return _loss_and_gradients(*values, label_smoothing, learnt)
+
+
+def _backward(_: float, found: Gradients, of_loss: Any) -> tuple[Any, Any, Any, None]:
+    if isinstance(of_loss, SymbolicZero):
+        return None, None, None, None
+    scaled = jax.tree.map(lambda gradient: gradient * of_loss.astype(gradient.dtype), found)
+    return *scaled, None
+
+
+_head_loss.defvjp(_forward, _backward, symbolic_zeros=True)
+
+
+def _loss_and_gradients(
+    hidden: Array,
+    weight: Array,
+    bias: Array | None,
+    labels: Array,
+    label_smoothing: float,
+    learnt: tuple[bool, bool, bool],
+) -> tuple[Array, Gradients]:
+    rows, targets = hidden.reshape(-1, hidden.shape[-1]), labels.reshape(-1)
+    shares = _shares(targets, wide(hidden.dtype))
+    table, precise = weight.astype(hidden.dtype), shares.dtype
+
+    def part(rows: Array, targets: Array, shares: Array) -> tuple[Array, Gradients]:
+        """The loss of some rows, and its gradients."""
+        logits = lax.dot_general(rows, table, (((1,), (1,)), ((), ())), preferred_element_type=precise)
+        if bias is not None:
+            logits = logits + bias.astype(precise)[None]
+        losses, norms, right = _losses(logits, targets, label_smoothing)
+        wrong = jnp.exp(logits - norms) - label_smoothing / logits.shape[1]
+        gradient = (jnp.where(right, wrong - (1.0 - label_smoothing), wrong) * shares[:, None]).astype(rows.dtype)
+        of_rows = lax.dot_general(gradient, table, (((1,), (0,)), ((), ())))
+        of_weight = lax.dot_general(gradient, rows, (((0,), (0,)), ((), ())), preferred_element_type=precise)
+        every = (of_rows, of_weight, gradient.astype(precise).sum(0))
+        wanted = (one if is_learnt else None for one, is_learnt in zip(every, learnt, strict=True))
+        return (losses * shares).sum(), Gradients(*wanted)
+
+    count = _parts(rows.shape[0], weight.shape[0])
+    if count == 1:
+        loss, found = part(rows, targets, shares)
+    else:
+
+        def one(carried: Any, several: Any) -> tuple[Any, Array | None]:
+            loss, found = part(*several)
+            return jax.tree.map(jnp.add, carried, (loss, found.weight, found.bias)), found.hidden
+
+        kinds = jax.eval_shape(part, *(lax.slice_in_dim(x, 0, 1) for x in (rows, targets, shares)))
+        sums = (kinds[0], kinds[1].weight, kinds[1].bias)
+        start = jax.tree.map(lambda kind: jnp.zeros(kind.shape, kind.dtype), sums)
+        several = [_split(x, count) for x in (rows, targets, shares)]
+        (loss, of_weight, of_bias), of_rows = lax.scan(one, start, several)
+        found = Gradients(None if of_rows is None else _joined(of_rows, rows.shape[0]), of_weight, of_bias)
+    return loss, Gradients(
+        None if found.hidden is None else found.hidden.reshape(hidden.shape),
+        None if found.weight is None else found.weight.astype(weight.dtype),
+        None if found.bias is None or bias is None else found.bias.astype(bias.dtype),
+    )
+
+
+def _losses(logits: Array, labels: Array, label_smoothing: float) -> tuple[Array, Array, Array]:
+    """The loss of each row [...], the logarithm of its sum of exponentials [..., 1], and where its label is [..., V]."""
+    # Compared, not looked up: so it needs no pass of its own over the logits, and words may be split over devices.
+    words = jnp.arange(logits.shape[-1], dtype=labels.dtype).reshape((1,) * labels.ndim + (-1,))
+    right = labels[..., None] == words
+    norms = jax.nn.logsumexp(logits, axis=-1, keepdims=True)
+    losses = norms[..., 0] - (1.0 - label_smoothing) * jnp.where(right, logits, jnp.zeros_like(logits)).sum(-1)
+    if label_smoothing:
+        losses = losses - label_smoothing * logits.mean(-1)
+    return losses, norms, right
+
+
+def _shares(labels: Array, dtype: Any) -> Array:
+    """What each label counts for in the mean."""
+    counted = (labels != -100).astype(dtype)
+    return counted / counted.sum()
+
+
+def _parts(rows: int, words: int) -> int:
+    """How many parts the rows are computed in; such that none is filled up, if that needs no more than twice as many."""
+    mesh = jax.sharding.get_abstract_mesh()
+    fewest = max(-(-rows * words // (ELEMENTS * max(mesh.size, 1))), 1)
+    return next((count for count in range(fewest, 2 * fewest + 1) if rows % count == 0), fewest)
+
+
+def _split(values: Array, count: int) -> Array:
+    """[R, ...] to [count, R / count, ...], each part with rows from everywhere: so all devices have some of each."""
+    filled = jnp.pad(values, [(0, -values.shape[0] % count)] + [(0, 0)] * (values.ndim - 1))
+    return filled.reshape(-1, count, *values.shape[1:]).swapaxes(0, 1)
+
+
+def _joined(parts: Array, rows: int) -> Array:
+    """The same turned around."""
+    return parts.swapaxes(0, 1).reshape(-1, *parts.shape[2:])[:rows]

@@ -1,0 +1,296 @@
+"""The libraries that people train with take our PyTorch models as they are: transformers' Trainer, accelerate, peft
+and torch.compile. Where the library also takes transformers' own models, both end with the same weights."""
+
+from __future__ import annotations
+
+import copy
+import json
+from collections.abc import Iterator
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import datasets
+import numpy as np
+import peft
+import pytest
+import safetensors.torch
+import torch
+import transformers
+from accelerate import Accelerator
+from accelerate.state import AcceleratorState, GradientState
+from torch.utils.data import DataLoader
+from transformers import Seq2SeqTrainer, Seq2SeqTrainingArguments, Trainer, TrainerCallback, TrainingArguments
+
+import seq2seq_models
+from seq2seq_models import DataCollatorForSeq2Seq
+from seq2seq_models.bundled import demo_checkpoint
+from seq2seq_models.pytorch import packing
+
+from .loading import tensors
+from .tiny import FAMILIES, batch, close, ours_like, reference
+
+pytestmark = pytest.mark.reference
+DEMOS = {"Pegasus": "pegasus-demo", "BlenderbotSmall": "blenderbot-small-demo"}
+STILL = {"dropout": 0.0, "attention_dropout": 0.0, "activation_dropout": 0.0}
+TRAINING = {
+    "max_steps": 4,
+    "per_device_train_batch_size": 2,
+    "learning_rate": 1e-2,
+    # The gradient of a key's bias is zero but for rounding, which Adam with its own epsilon makes a step of full size.
+    "adam_epsilon": 1e-4,
+    "save_steps": 2,
+    "use_cpu": True,
+    "disable_tqdm": True,
+    "report_to": [],
+    "logging_steps": 1,
+}
+
+
+@pytest.fixture(autouse=True)
+def fresh_accelerate() -> Iterator[None]:
+    """accelerate keeps what the first Accelerator of a process was asked for."""
+    yield
+    AcceleratorState._reset_state(reset_partial_state=True)
+    GradientState._reset_state()
+
+
+@cache
+def tokenizer(family: str) -> Any:
+    return getattr(seq2seq_models, f"{family}Tokenizer").from_pretrained(demo_checkpoint(DEMOS[family]))
+
+
+def models(family: str, **overrides: Any) -> tuple[Any, Any]:
+    """A reference model and ours with the same weights, for the words of the demonstration's tokenizer."""
+    scale = {"scale_embedding": family == "Pegasus", "vocab_size": len(tokenizer(family))}
+    theirs = reference(family, **{**STILL, **scale, **overrides})
+    theirs.generation_config.max_length = 9
+    mine = ours_like(theirs)
+    mine.generation_config.max_length = 9
+    return theirs, mine
+
+
+def examples(family: str, count: int, seed: int = 0) -> datasets.Dataset:
+    """Random sources and labels of several lengths, and a column that is no input of the model."""
+    random = np.random.default_rng(seed)
+    size = len(tokenizer(family))
+    rows = []
+    for number in range(count):
+        source, target = (random.integers(5, size, random.integers(low, 12)).tolist() for low in (4, 3))
+        rows.append({"input_ids": source, "attention_mask": [1] * len(source), "labels": target, "number": number})
+    return datasets.Dataset.from_list(rows)
+
+
+def trainer(family: str, model: Any, folder: Path, kind: type[Trainer] = Seq2SeqTrainer, **options: Any) -> Any:
+    """A Trainer over a few examples; options are those of its arguments, or of itself."""
+    own = {name: options.pop(name) for name in ("callbacks", "compute_metrics") if name in options}
+    settings = Seq2SeqTrainingArguments if issubclass(kind, Seq2SeqTrainer) else TrainingArguments
+    base = model.get_base_model() if isinstance(model, peft.PeftModel) else model
+    # The reference's BlenderbotSmall cannot make decoder inputs from labels, so ours does it for both.
+    shift = getattr(seq2seq_models, f"{family}ForConditionalGeneration").prepare_decoder_input_ids_from_labels
+    shifts = type("Shifts", (), {"config": base.config, "prepare_decoder_input_ids_from_labels": shift})()
+    return kind(
+        model=model,
+        args=settings(output_dir=str(folder), **{**TRAINING, **options}),
+        train_dataset=examples(family, 8),
+        eval_dataset=examples(family, 4, seed=1),
+        data_collator=DataCollatorForSeq2Seq(tokenizer(family), model=shifts),
+        processing_class=tokenizer(family),
+        **own,
+    )
+
+
+def equal_weights(mine: Any, theirs: Any) -> None:
+    ours, expected = tensors(mine), tensors(theirs)
+    assert ours.keys() == expected.keys()
+    for name, weight in ours.items():
+        close(weight, expected[name])
+
+
+def exactly(one: Any, other: Any) -> bool:
+    return all(torch.equal(a, b) for a, b in zip(tensors(one).values(), tensors(other).values(), strict=True))
+
+
+def moved(model: Any, before: Any) -> bool:
+    """Whether every weight that can be trained has changed."""
+    after = dict(model.named_parameters())
+    return all(not torch.equal(p, after[name]) for name, p in before.named_parameters() if p.requires_grad)
+
+
+def losses(trained: Any) -> list[float]:
+    return [entry[key] for entry in trained.state.log_history for key in ("loss", "eval_loss") if key in entry]
+
+
+# ---- transformers.Trainer
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"kind": Trainer},
+        {"gradient_accumulation_steps": 2, "max_grad_norm": 0.5},
+        {"gradient_checkpointing": True},
+        {"gradient_checkpointing": True, "gradient_checkpointing_kwargs": {"use_reentrant": True}},
+        {"label_smoothing_factor": 0.2},
+        {"optim": "sgd", "lr_scheduler_type": "cosine", "warmup_steps": 2, "group_by_length": True},
+    ],
+    ids=["plain", "accumulated", "checkpointed", "reentrant", "smoothed", "by length"],
+)
+@pytest.mark.parametrize("family", FAMILIES)
+def test_trainer_ends_with_the_references_weights(family: str, options: dict[str, Any], tmp_path: Path) -> None:
+    theirs, mine = models(family)
+    before = copy.deepcopy(mine)
+    evaluation = {"eval_strategy": "steps", "eval_steps": 2}
+    runs = [trainer(family, model, tmp_path / str(n), **options, **evaluation) for n, model in enumerate((mine, theirs))]
+    for run in runs:
+        run.train()
+    equal_weights(mine, theirs)
+    assert moved(mine, before)
+    assert len(losses(runs[0])) == 6
+    assert losses(runs[0]) == pytest.approx(losses(runs[1]), abs=1e-4)  # a log has four places
+    assert runs[0].state.total_flos == runs[1].state.total_flos > 0
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_run_is_resumed_bit_for_bit(family: str, tmp_path: Path) -> None:
+    """With dropout, whose draws are part of what a checkpoint holds."""
+    _, mine = models(family, dropout=0.1)
+    other = copy.deepcopy(mine)
+    trainer(family, mine, tmp_path).train()
+    resumed = trainer(family, other, tmp_path / "again")
+    resumed.train(resume_from_checkpoint=str(tmp_path / "checkpoint-2"))
+    assert resumed.state.global_step == 4
+    assert exactly(mine, other)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_run_of_theirs_is_resumed_by_ours(family: str, tmp_path: Path) -> None:
+    """So the optimizer's state fits too: it goes by the order of the parameters."""
+    theirs, mine = models(family)
+    trainer(family, theirs, tmp_path).train()
+    trainer(family, mine, tmp_path / "again").train(resume_from_checkpoint=str(tmp_path / "checkpoint-2"))
+    equal_weights(mine, theirs)
+
+
+@pytest.mark.parametrize("in_safetensors", [True, False])
+def test_the_best_checkpoint_is_loaded_at_the_end(
+    in_safetensors: bool, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    _, mine = models("Pegasus")
+    steps = {"eval_strategy": "steps", "eval_steps": 1, "save_steps": 1, "save_total_limit": 3, "learning_rate": 2.0}
+    run = trainer("Pegasus", mine, tmp_path, **steps, load_best_model_at_end=True, save_safetensors=in_safetensors)
+    run.train()
+    best = run.state.best_global_step
+    assert 1 <= best < 4
+    assert losses(run)[1::2][best - 1] == run.state.best_metric == min(losses(run)[1::2])
+    folder = Path(run.state.best_model_checkpoint)
+    if in_safetensors:
+        kept = safetensors.torch.load_file(folder / "model.safetensors")
+    else:
+        kept = torch.load(folder / "pytorch_model.bin", weights_only=True)
+    state = mine.state_dict()
+    assert kept.keys() == state.keys()
+    assert all(torch.equal(kept[name], state[name]) for name in state)
+    assert "missing keys" not in caplog.text and "unexpected keys" not in caplog.text
+
+
+class WithConfig(TrainerCallback):
+    """As docs/ecosystem.md shows it."""
+
+    def on_save(self, args: Any, state: Any, control: Any, model: Any = None, **kwargs: Any) -> None:
+        folder = f"{args.output_dir}/checkpoint-{state.global_step}"
+        model.config.save_pretrained(folder)
+        model.generation_config.save_pretrained(folder)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_checkpoint_loads_in_both_libraries(family: str, tmp_path: Path) -> None:
+    _, mine = models(family)
+    trainer(family, mine, tmp_path, callbacks=[WithConfig()]).train()
+    ours, theirs = (
+        getattr(library, f"{family}ForConditionalGeneration").from_pretrained(tmp_path / "checkpoint-4")
+        for library in (seq2seq_models, transformers)
+    )
+    assert exactly(ours, mine)
+    equal_weights(theirs, mine)
+    assert ours.generation_config == mine.generation_config
+    inputs = batch(vocabulary=len(tokenizer(family)))
+    close(ours(**inputs).logits, theirs(**inputs).logits)
+    assert ours.generate(inputs["input_ids"]).tolist() == theirs.generate(inputs["input_ids"]).tolist()
+    words = "rain in porto"
+    again = getattr(seq2seq_models, f"{family}Tokenizer").from_pretrained(tmp_path / "checkpoint-4")
+    assert again(words)["input_ids"] == tokenizer(family)(words)["input_ids"]
+    # Without the callback: the weights are there, and the config comes from elsewhere.
+    mine.config.save_pretrained(tmp_path / "config")
+    (tmp_path / "checkpoint-2" / "config.json").unlink()
+    cls = type(mine)
+    early = cls.from_pretrained(tmp_path / "checkpoint-2", config=tmp_path / "config")
+    kept = safetensors.torch.load_file(tmp_path / "checkpoint-2" / "model.safetensors")
+    assert all(torch.equal(kept[name], tensor) for name, tensor in early.state_dict().items())
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_evaluation_generates(family: str, tmp_path: Path) -> None:
+    theirs, mine = models(family)
+    seen: list[Any] = []
+
+    def metrics(found: Any) -> dict[str, float]:
+        seen.append(found)
+        return {"tokens": float((found.predictions > 0).sum())}
+
+    runs = [
+        trainer(family, model, tmp_path, predict_with_generate=True, compute_metrics=metrics)
+        for model in (mine, theirs)
+    ]
+    asked: list[dict[str, Any]] = [{}, {"max_length": 7, "num_beams": 3, "length_penalty": 0.4}, {"max_new_tokens": 5}]
+    for options in asked:
+        ours, expected = (run.predict(examples(family, 5, seed=2), **options) for run in runs)
+        assert ours.predictions.tolist() == expected.predictions.tolist()
+        assert ours.label_ids.tolist() == expected.label_ids.tolist()
+        assert ours.metrics["test_loss"] == pytest.approx(expected.metrics["test_loss"], abs=1e-5)
+    ours, expected = (run.evaluate(num_beams=2) for run in runs)
+    assert ours["eval_tokens"] == expected["eval_tokens"] > 0
+    assert len(seen) == 8
+
+
+def test_training_arguments_bring_a_generation_config(tmp_path: Path) -> None:
+    theirs, mine = models("Pegasus")
+    config = transformers.GenerationConfig(
+        max_length=6, num_beams=2, decoder_start_token_id=0, eos_token_id=1, pad_token_id=0, no_repeat_ngram_size=2
+    )
+    config.save_pretrained(tmp_path / "config")
+    for given in (config, str(tmp_path / "config")):
+        runs = [
+            trainer("Pegasus", model, tmp_path, predict_with_generate=True, generation_config=given)
+            for model in (mine, theirs)
+        ]
+        assert isinstance(mine.generation_config, seq2seq_models.GenerationConfig)
+        ours, expected = (run.predict(examples("Pegasus", 5, seed=2)).predictions.tolist() for run in runs)
+        assert ours == expected
+    inputs = batch(vocabulary=len(tokenizer("Pegasus")))["input_ids"]
+    once = transformers.GenerationConfig(max_new_tokens=4, num_beams=3)
+    assert mine.generate(inputs, generation_config=once).tolist() == (
+        theirs.generate(inputs, generation_config=once).tolist()
+    )
+
+
+def test_defaults_and_bfloat16(tmp_path: Path) -> None:
+    """A Trainer with nothing but an output folder and a number of steps, and one in mixed precision."""
+    _, mine = models("Pegasus")
+    first, second = copy.deepcopy(mine), copy.deepcopy(mine)
+    collator = DataCollatorForSeq2Seq(tokenizer("Pegasus"), model=first)
+    plain = Trainer(
+        model=first,
+        args=TrainingArguments(output_dir=str(tmp_path / "plain"), max_steps=3, use_cpu=True),
+        train_dataset=examples("Pegasus", 8),
+        data_collator=collator,
+    )
+    plain.train()
+    saved = safetensors.torch.load_file(tmp_path / "plain" / "checkpoint-3" / "model.safetensors")
+    assert saved.keys() == first.state_dict().keys()
+    assert all(torch.equal(saved[name], tensor) for name, tensor in first.state_dict().items())
+    exact, mixed = trainer("Pegasus", mine, tmp_path / "exact"), trainer("Pegasus", second, tmp_path / "bf16", bf16=True)
+    exact.train()
+    mixed.train()
+    assert second.dtype is torch.float32 and losses(mixed) != losses(exact)
+    assert losses(mixed) == pytest.approx(losses(exact), rel=2e-2)
