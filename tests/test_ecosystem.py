@@ -1,50 +1,26 @@
-"""The libraries that people train with take our PyTorch models as they are: transformers' Trainer, accelerate, peft
-and torch.compile. Where the library also takes transformers' own models, both end with the same weights."""
+"""accelerate, peft and torch.compile take our PyTorch models as they are; the Trainer is in test_trainer.py."""
 
 from __future__ import annotations
 
 import copy
-import json
-from collections.abc import Iterator
-from functools import cache
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
-import datasets
-import numpy as np
 import peft
 import pytest
-import safetensors.torch
 import torch
-import transformers
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState, GradientState
 from torch.utils.data import DataLoader
-from transformers import Seq2SeqTrainer, Seq2SeqTrainingArguments, Trainer, TrainerCallback, TrainingArguments
+from transformers import Seq2SeqTrainer, Seq2SeqTrainingArguments
 
-import seq2seq_models
-from seq2seq_models import DataCollatorForSeq2Seq
-from seq2seq_models.bundled import demo_checkpoint
 from seq2seq_models.pytorch import packing
 
-from .loading import tensors
-from .tiny import FAMILIES, batch, close, ours_like, reference
+from .tiny import FAMILIES, HEADS, batch, close, ours_like, reference
+from .tiny_training import STILL, collator, exactly, examples, models, moved, tokenizer
 
 pytestmark = pytest.mark.reference
-DEMOS = {"Pegasus": "pegasus-demo", "BlenderbotSmall": "blenderbot-small-demo"}
-STILL = {"dropout": 0.0, "attention_dropout": 0.0, "activation_dropout": 0.0}
-TRAINING = {
-    "max_steps": 4,
-    "per_device_train_batch_size": 2,
-    "learning_rate": 1e-2,
-    # The gradient of a key's bias is zero but for rounding, which Adam with its own epsilon makes a step of full size.
-    "adam_epsilon": 1e-4,
-    "save_steps": 2,
-    "use_cpu": True,
-    "disable_tqdm": True,
-    "report_to": [],
-    "logging_steps": 1,
-}
 
 
 @pytest.fixture(autouse=True)
@@ -55,242 +31,305 @@ def fresh_accelerate() -> Iterator[None]:
     GradientState._reset_state()
 
 
-@cache
-def tokenizer(family: str) -> Any:
-    return getattr(seq2seq_models, f"{family}Tokenizer").from_pretrained(demo_checkpoint(DEMOS[family]))
+def loader(family: str, model: Any, count: int = 8) -> DataLoader[Any]:
+    data = examples(family, count).remove_columns("number")
+    return DataLoader(data, batch_size=2, collate_fn=collator(family, model.config))
 
 
-def models(family: str, **overrides: Any) -> tuple[Any, Any]:
-    """A reference model and ours with the same weights, for the words of the demonstration's tokenizer."""
-    scale = {"scale_embedding": family == "Pegasus", "vocab_size": len(tokenizer(family))}
-    theirs = reference(family, **{**STILL, **scale, **overrides})
-    theirs.generation_config.max_length = 9
-    mine = ours_like(theirs)
-    mine.generation_config.max_length = 9
-    return theirs, mine
+def adam(model: Any) -> torch.optim.Optimizer:
+    # As in test_trainer.py: rounding is no gradient.
+    return torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], 1e-2, eps=1e-4)
 
 
-def examples(family: str, count: int, seed: int = 0) -> datasets.Dataset:
-    """Random sources and labels of several lengths, and a column that is no input of the model."""
-    random = np.random.default_rng(seed)
-    size = len(tokenizer(family))
-    rows = []
-    for number in range(count):
-        source, target = (random.integers(5, size, random.integers(low, 12)).tolist() for low in (4, 3))
-        rows.append({"input_ids": source, "attention_mask": [1] * len(source), "labels": target, "number": number})
-    return datasets.Dataset.from_list(rows)
+# ---- accelerate
 
 
-def trainer(family: str, model: Any, folder: Path, kind: type[Trainer] = Seq2SeqTrainer, **options: Any) -> Any:
-    """A Trainer over a few examples; options are those of its arguments, or of itself."""
-    own = {name: options.pop(name) for name in ("callbacks", "compute_metrics") if name in options}
-    settings = Seq2SeqTrainingArguments if issubclass(kind, Seq2SeqTrainer) else TrainingArguments
-    base = model.get_base_model() if isinstance(model, peft.PeftModel) else model
-    # The reference's BlenderbotSmall cannot make decoder inputs from labels, so ours does it for both.
-    shift = getattr(seq2seq_models, f"{family}ForConditionalGeneration").prepare_decoder_input_ids_from_labels
-    shifts = type("Shifts", (), {"config": base.config, "prepare_decoder_input_ids_from_labels": shift})()
-    return kind(
-        model=model,
-        args=settings(output_dir=str(folder), **{**TRAINING, **options}),
-        train_dataset=examples(family, 8),
-        eval_dataset=examples(family, 4, seed=1),
-        data_collator=DataCollatorForSeq2Seq(tokenizer(family), model=shifts),
-        processing_class=tokenizer(family),
-        **own,
-    )
-
-
-def equal_weights(mine: Any, theirs: Any) -> None:
-    ours, expected = tensors(mine), tensors(theirs)
-    assert ours.keys() == expected.keys()
-    for name, weight in ours.items():
-        close(weight, expected[name])
-
-
-def exactly(one: Any, other: Any) -> bool:
-    return all(torch.equal(a, b) for a, b in zip(tensors(one).values(), tensors(other).values(), strict=True))
-
-
-def moved(model: Any, before: Any) -> bool:
-    """Whether every weight that can be trained has changed."""
-    after = dict(model.named_parameters())
-    return all(not torch.equal(p, after[name]) for name, p in before.named_parameters() if p.requires_grad)
-
-
-def losses(trained: Any) -> list[float]:
-    return [entry[key] for entry in trained.state.log_history for key in ("loss", "eval_loss") if key in entry]
-
-
-# ---- transformers.Trainer
-
-
-@pytest.mark.parametrize(
-    "options",
-    [
-        {"kind": Trainer},
-        {"gradient_accumulation_steps": 2, "max_grad_norm": 0.5},
-        {"gradient_checkpointing": True},
-        {"gradient_checkpointing": True, "gradient_checkpointing_kwargs": {"use_reentrant": True}},
-        {"label_smoothing_factor": 0.2},
-        {"optim": "sgd", "lr_scheduler_type": "cosine", "warmup_steps": 2, "group_by_length": True},
-    ],
-    ids=["plain", "accumulated", "checkpointed", "reentrant", "smoothed", "by length"],
-)
-@pytest.mark.parametrize("family", FAMILIES)
-def test_trainer_ends_with_the_references_weights(family: str, options: dict[str, Any], tmp_path: Path) -> None:
-    theirs, mine = models(family)
-    before = copy.deepcopy(mine)
-    evaluation = {"eval_strategy": "steps", "eval_steps": 2}
-    runs = [trainer(family, model, tmp_path / str(n), **options, **evaluation) for n, model in enumerate((mine, theirs))]
-    for run in runs:
-        run.train()
-    equal_weights(mine, theirs)
-    assert moved(mine, before)
-    assert len(losses(runs[0])) == 6
-    assert losses(runs[0]) == pytest.approx(losses(runs[1]), abs=1e-4)  # a log has four places
-    assert runs[0].state.total_flos == runs[1].state.total_flos > 0
+def learn(accelerator: Accelerator, model: Any, optimizer: Any, data: Iterable[Any]) -> list[float]:
+    """The losses of one pass with accelerate, written as its guide writes it."""
+    losses = []
+    model.train()
+    for inputs in data:
+        with accelerator.accumulate(model):
+            loss = model(**inputs).loss
+            accelerator.backward(loss)
+            if accelerator.sync_gradients:
+                accelerator.clip_grad_norm_(model.parameters(), 0.5)
+            optimizer.step()
+            optimizer.zero_grad()
+        losses.append(loss.item())
+    return losses
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-def test_a_run_is_resumed_bit_for_bit(family: str, tmp_path: Path) -> None:
-    """With dropout, whose draws are part of what a checkpoint holds."""
+def test_accelerate_trains_as_a_plain_loop(family: str) -> None:
+    _, mine = models(family)
+    plain, before = copy.deepcopy(mine), copy.deepcopy(mine)
+    optimizer = adam(plain.train())
+    for number, inputs in enumerate(loader(family, plain)):
+        (plain(**inputs).loss / 2).backward()
+        if number % 2:
+            torch.nn.utils.clip_grad_norm_(plain.parameters(), 0.5)
+            optimizer.step()
+            optimizer.zero_grad()
+    accelerator = Accelerator(cpu=True, gradient_accumulation_steps=2)
+    model, optimizer, data = accelerator.prepare(mine, adam(mine), loader(family, mine))
+    learn(accelerator, model, optimizer, data)
+    assert exactly(accelerator.unwrap_model(model), plain) and moved(mine, before)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_accelerate_goes_on_from_a_saved_state(family: str, tmp_path: Path) -> None:
+    """Bit for bit, with dropout."""
     _, mine = models(family, dropout=0.1)
     other = copy.deepcopy(mine)
-    trainer(family, mine, tmp_path).train()
-    resumed = trainer(family, other, tmp_path / "again")
-    resumed.train(resume_from_checkpoint=str(tmp_path / "checkpoint-2"))
-    assert resumed.state.global_step == 4
-    assert exactly(mine, other)
+    accelerator = Accelerator(cpu=True)
+    model, optimizer, data = accelerator.prepare(mine, adam(mine), loader(family, mine))
+    learn(accelerator, model, optimizer, data)
+    accelerator.save_state(str(tmp_path / "state"))
+    expected = learn(accelerator, model, optimizer, data)
+    accelerator.free_memory()
+
+    model, optimizer, data = accelerator.prepare(other, adam(other), loader(family, other))
+    accelerator.load_state(str(tmp_path / "state"))
+    assert learn(accelerator, model, optimizer, data) == expected
+    assert exactly(other, mine)
+    accelerator.save_model(model, str(tmp_path / "model"))
+    other.config.save_pretrained(tmp_path / "model")
+    assert exactly(type(mine).from_pretrained(tmp_path / "model"), mine)
 
 
-@pytest.mark.parametrize("family", FAMILIES)
-def test_a_run_of_theirs_is_resumed_by_ours(family: str, tmp_path: Path) -> None:
-    """So the optimizer's state fits too: it goes by the order of the parameters."""
-    theirs, mine = models(family)
-    trainer(family, theirs, tmp_path).train()
-    trainer(family, mine, tmp_path / "again").train(resume_from_checkpoint=str(tmp_path / "checkpoint-2"))
-    equal_weights(mine, theirs)
-
-
-@pytest.mark.parametrize("in_safetensors", [True, False])
-def test_the_best_checkpoint_is_loaded_at_the_end(
-    in_safetensors: bool, tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_accelerate_in_bfloat16() -> None:
     _, mine = models("Pegasus")
-    steps = {"eval_strategy": "steps", "eval_steps": 1, "save_steps": 1, "save_total_limit": 3, "learning_rate": 2.0}
-    run = trainer("Pegasus", mine, tmp_path, **steps, load_best_model_at_end=True, save_safetensors=in_safetensors)
-    run.train()
-    best = run.state.best_global_step
-    assert 1 <= best < 4
-    assert losses(run)[1::2][best - 1] == run.state.best_metric == min(losses(run)[1::2])
-    folder = Path(run.state.best_model_checkpoint)
-    if in_safetensors:
-        kept = safetensors.torch.load_file(folder / "model.safetensors")
-    else:
-        kept = torch.load(folder / "pytorch_model.bin", weights_only=True)
-    state = mine.state_dict()
-    assert kept.keys() == state.keys()
-    assert all(torch.equal(kept[name], state[name]) for name in state)
-    assert "missing keys" not in caplog.text and "unexpected keys" not in caplog.text
+    exact = copy.deepcopy(mine)
+    accelerator = Accelerator(cpu=True)
+    model, optimizer, data = accelerator.prepare(exact, adam(exact), loader("Pegasus", exact))
+    expected = learn(accelerator, model, optimizer, data)
+    AcceleratorState._reset_state(reset_partial_state=True)
+
+    accelerator = Accelerator(cpu=True, mixed_precision="bf16")
+    model, optimizer, data = accelerator.prepare(mine, adam(mine), loader("Pegasus", mine))
+    found = learn(accelerator, model, optimizer, data)
+    assert found != expected and found == pytest.approx(expected, rel=2e-2)
+    assert mine.dtype is torch.float32 and model(**next(iter(data))).logits.dtype is torch.float32
 
 
-class WithConfig(TrainerCallback):
-    """As docs/ecosystem.md shows it."""
-
-    def on_save(self, args: Any, state: Any, control: Any, model: Any = None, **kwargs: Any) -> None:
-        folder = f"{args.output_dir}/checkpoint-{state.global_step}"
-        model.config.save_pretrained(folder)
-        model.generation_config.save_pretrained(folder)
+# ---- peft
 
 
-@pytest.mark.parametrize("family", FAMILIES)
-def test_a_checkpoint_loads_in_both_libraries(family: str, tmp_path: Path) -> None:
-    _, mine = models(family)
-    trainer(family, mine, tmp_path, callbacks=[WithConfig()]).train()
-    ours, theirs = (
-        getattr(library, f"{family}ForConditionalGeneration").from_pretrained(tmp_path / "checkpoint-4")
-        for library in (seq2seq_models, transformers)
-    )
-    assert exactly(ours, mine)
-    equal_weights(theirs, mine)
-    assert ours.generation_config == mine.generation_config
-    inputs = batch(vocabulary=len(tokenizer(family)))
-    close(ours(**inputs).logits, theirs(**inputs).logits)
-    assert ours.generate(inputs["input_ids"]).tolist() == theirs.generate(inputs["input_ids"]).tolist()
-    words = "rain in porto"
-    again = getattr(seq2seq_models, f"{family}Tokenizer").from_pretrained(tmp_path / "checkpoint-4")
-    assert again(words)["input_ids"] == tokenizer(family)(words)["input_ids"]
-    # Without the callback: the weights are there, and the config comes from elsewhere.
-    mine.config.save_pretrained(tmp_path / "config")
-    (tmp_path / "checkpoint-2" / "config.json").unlink()
-    cls = type(mine)
-    early = cls.from_pretrained(tmp_path / "checkpoint-2", config=tmp_path / "config")
-    kept = safetensors.torch.load_file(tmp_path / "checkpoint-2" / "model.safetensors")
-    assert all(torch.equal(kept[name], tensor) for name, tensor in early.state_dict().items())
+@pytest.fixture
+def packs_everything(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """Lets tiny weights be packed too; counts the products with packed weights."""
+    calls: list[int] = []
+    product = packing._product
+    monkeypatch.setattr(packing, "SMALLEST", 1)
+    monkeypatch.setattr(packing, "_product", lambda *args: (calls.append(1), product(*args))[1])
+    return calls
 
 
-@pytest.mark.parametrize("family", FAMILIES)
-def test_evaluation_generates(family: str, tmp_path: Path) -> None:
-    theirs, mine = models(family)
-    seen: list[Any] = []
+def adapted(model: Any, **options: Any) -> Any:
+    """The model with an adapter of fixed random values."""
+    torch.manual_seed(4)
+    chosen = {"target_modules": ["q_proj", "v_proj", "fc1"], **options}
+    config = peft.LoraConfig(r=3, lora_alpha=4, init_lora_weights=False, **chosen)
+    return peft.get_peft_model(model, config)
 
-    def metrics(found: Any) -> dict[str, float]:
-        seen.append(found)
-        return {"tokens": float((found.predictions > 0).sum())}
 
-    runs = [
-        trainer(family, model, tmp_path, predict_with_generate=True, compute_metrics=metrics)
-        for model in (mine, theirs)
+def generated(model: Any, inputs: dict[str, Any]) -> list[list[list[int]]]:
+    """Greedy search and beams, with and without a cache."""
+    source = {name: inputs[name] for name in ("input_ids", "attention_mask")}
+    ways = [(beams, cached) for beams in (1, 3) for cached in (True, False)]
+    return [
+        model.generate(**source, max_new_tokens=8, num_beams=beams, use_cache=cached).tolist() for beams, cached in ways
     ]
-    asked: list[dict[str, Any]] = [{}, {"max_length": 7, "num_beams": 3, "length_penalty": 0.4}, {"max_new_tokens": 5}]
-    for options in asked:
-        ours, expected = (run.predict(examples(family, 5, seed=2), **options) for run in runs)
-        assert ours.predictions.tolist() == expected.predictions.tolist()
-        assert ours.label_ids.tolist() == expected.label_ids.tolist()
-        assert ours.metrics["test_loss"] == pytest.approx(expected.metrics["test_loss"], abs=1e-5)
-    ours, expected = (run.evaluate(num_beams=2) for run in runs)
-    assert ours["eval_tokens"] == expected["eval_tokens"] > 0
-    assert len(seen) == 8
 
 
-def test_training_arguments_bring_a_generation_config(tmp_path: Path) -> None:
-    theirs, mine = models("Pegasus")
-    config = transformers.GenerationConfig(
-        max_length=6, num_beams=2, decoder_start_token_id=0, eos_token_id=1, pad_token_id=0, no_repeat_ngram_size=2
-    )
-    config.save_pretrained(tmp_path / "config")
-    for given in (config, str(tmp_path / "config")):
-        runs = [
-            trainer("Pegasus", model, tmp_path, predict_with_generate=True, generation_config=given)
-            for model in (mine, theirs)
-        ]
-        assert isinstance(mine.generation_config, seq2seq_models.GenerationConfig)
-        ours, expected = (run.predict(examples("Pegasus", 5, seed=2)).predictions.tolist() for run in runs)
-        assert ours == expected
-    inputs = batch(vocabulary=len(tokenizer("Pegasus")))["input_ids"]
-    once = transformers.GenerationConfig(max_new_tokens=4, num_beams=3)
-    assert mine.generate(inputs, generation_config=once).tolist() == (
-        theirs.generate(inputs, generation_config=once).tolist()
-    )
+def scores(model: Any) -> torch.Tensor:
+    """Logits of the first generated tokens [steps, B, V]."""
+    options = {"max_new_tokens": 3, "return_dict_in_generate": True, "output_logits": True}
+    return torch.stack(model.generate(batch()["input_ids"], **options).logits)
 
 
-def test_defaults_and_bfloat16(tmp_path: Path) -> None:
-    """A Trainer with nothing but an output folder and a number of steps, and one in mixed precision."""
+def training_batch() -> dict[str, Any]:
+    inputs = batch()
+    labels = inputs.pop("decoder_input_ids").clone()
+    labels[1, 4:] = -100
+    return {**inputs, "labels": labels}
+
+
+def fit(model: Any, steps: int = 4) -> None:
+    optimizer, inputs = adam(model.train()), training_batch()
+    for _ in range(steps):
+        model(**inputs).loss.backward()
+        optimizer.step()
+        optimizer.zero_grad()
+    model.eval()
+
+
+@pytest.mark.parametrize("task", ["SEQ_2_SEQ_LM", None])
+@pytest.mark.parametrize("family", FAMILIES)
+def test_lora(family: str, task: str | None, packs_everything: list[int], tmp_path: Path) -> None:
+    theirs = reference(family, **STILL, scale_embedding=family == "Pegasus")
+    base = ours_like(theirs)
+    model, inputs = copy.deepcopy(base), training_batch()
+    first = generated(model, inputs)  # packs the weights that the adapter will change
+    wrapped, expected = adapted(model, task_type=task), adapted(theirs, task_type=task)
+    for one in (wrapped, expected):
+        fit(one)
+    learnt = dict(wrapped.named_parameters())
+    for name, weight in expected.named_parameters():
+        close(learnt[name], weight)
+    logits, ids = wrapped(**inputs).logits, generated(wrapped, inputs)
+    close(logits, expected(**inputs).logits, 2e-5)  # sums of adapted weights that already differ by rounding
+    assert ids == generated(expected, inputs) != first
+
+    wrapped.save_pretrained(tmp_path)
+    again = peft.PeftModel.from_pretrained(copy.deepcopy(base), tmp_path)
+    assert type(again) is type(wrapped)
+    close(again(**inputs).logits, logits, 0.0)
+    assert generated(again, inputs) == ids
+
+    with wrapped.disable_adapter():
+        assert generated(wrapped, inputs) == first
+    wrapped.merge_adapter()
+    assert generated(wrapped, inputs) == ids
+    wrapped.unmerge_adapter()
+    assert generated(wrapped, inputs) == ids
+    merged = wrapped.merge_and_unload()
+    assert type(merged) is type(base)
+    close(merged(**inputs).logits, logits)
+    products = len(packs_everything)
+    assert generated(merged, inputs) == ids
+    assert len(packs_everything) > products
+    merged.save_pretrained(tmp_path / "merged")
+    assert exactly(type(base).from_pretrained(tmp_path / "merged"), merged)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_write_through_data_is_noticed(family: str, packs_everything: list[int]) -> None:
+    """Which is how adapters are merged: the weight's own count of writes stays."""
+    mine = ours_like(reference(family))
+    for model in (mine, ours_like(mine).bfloat16()):
+        before = scores(model)
+        for weight in (model.lm_head.weight, model.model.decoder.layers[0].fc1.weight):
+            writes = weight._version
+            weight.data[5:9] *= -2.0
+            assert weight._version == writes
+            found = scores(model)
+            assert torch.equal(found, scores(copy.deepcopy(model))) and not torch.equal(found, before)
+            before = found
+    assert packs_everything
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_new_words_and_whole_layers_with_an_adapter(family: str, tmp_path: Path) -> None:
+    """The embedding, which is trained as a whole, and an adapter on it; with words added before."""
+    inputs = training_batch()
+    for number, options in enumerate(({"modules_to_save": ["shared"]}, {"target_modules": ["shared", "q_proj"]})):
+        base = ours_like(reference(family, **STILL, tie_word_embeddings=False))
+        base.resize_token_embeddings(90)
+        start = copy.deepcopy(base)
+        wrapped = adapted(base, task_type="SEQ_2_SEQ_LM", **options)
+        fit(wrapped)
+        folder = tmp_path / str(number)
+        wrapped.save_pretrained(folder)
+        again = peft.PeftModel.from_pretrained(start, folder)
+        close(again(**inputs).logits, wrapped(**inputs).logits, 0.0)
+
+
+def test_the_trainer_trains_an_adapter(tmp_path: Path) -> None:
     _, mine = models("Pegasus")
-    first, second = copy.deepcopy(mine), copy.deepcopy(mine)
-    collator = DataCollatorForSeq2Seq(tokenizer("Pegasus"), model=first)
-    plain = Trainer(
-        model=first,
-        args=TrainingArguments(output_dir=str(tmp_path / "plain"), max_steps=3, use_cpu=True),
-        train_dataset=examples("Pegasus", 8),
-        data_collator=collator,
-    )
-    plain.train()
-    saved = safetensors.torch.load_file(tmp_path / "plain" / "checkpoint-3" / "model.safetensors")
-    assert saved.keys() == first.state_dict().keys()
-    assert all(torch.equal(saved[name], tensor) for name, tensor in first.state_dict().items())
-    exact, mixed = trainer("Pegasus", mine, tmp_path / "exact"), trainer("Pegasus", second, tmp_path / "bf16", bf16=True)
-    exact.train()
-    mixed.train()
-    assert second.dtype is torch.float32 and losses(mixed) != losses(exact)
-    assert losses(mixed) == pytest.approx(losses(exact), rel=2e-2)
+    base, before = copy.deepcopy(mine), copy.deepcopy(mine)
+    wrapped = adapted(mine, task_type="SEQ_2_SEQ_LM")
+    start = copy.deepcopy(wrapped)
+    arguments = Seq2SeqTrainingArguments(
+        output_dir=str(tmp_path), max_steps=4, save_steps=2, use_cpu=True, disable_tqdm=True, report_to=[],
+        predict_with_generate=True, gradient_checkpointing=True, per_device_train_batch_size=2,
+    )  # fmt: skip
+    data = {"train_dataset": examples("Pegasus", 8), "eval_dataset": examples("Pegasus", 4, seed=1)}
+    pad = collator("Pegasus", base.config)
+    run = Seq2SeqTrainer(wrapped, arguments, pad, **data, processing_class=tokenizer("Pegasus"))
+    run.train()
+    assert moved(wrapped, start)
+    again = peft.PeftModel.from_pretrained(base, tmp_path / "checkpoint-4")
+    inputs = next(iter(loader("Pegasus", base)))
+    close(again(**inputs).logits, wrapped.eval()(**inputs).logits, 0.0)
+    assert run.predict(data["eval_dataset"], max_length=6).predictions.shape[1] <= 9
+    with wrapped.disable_adapter():
+        close(wrapped(**inputs).logits, before(**inputs).logits, 0.0)
+
+
+# ---- torch.compile
+
+
+def gradients(model: Any, inputs: dict[str, Any]) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+    """The loss, and the gradient of each parameter by its name."""
+    model.zero_grad()
+    output = model(**inputs)
+    loss = output.last_hidden_state.pow(2).mean() if "labels" not in inputs else output.loss
+    loss.backward()
+    named = {name.removeprefix("_orig_mod."): p.grad for name, p in model.named_parameters() if p.grad is not None}
+    return loss.detach(), {name: grad.clone() for name, grad in named.items()}
+
+
+def same_gradients(compiled: Any, eager: Any, inputs: dict[str, Any]) -> None:
+    (loss, found), (expected_loss, expected) = gradients(compiled, inputs), gradients(eager, inputs)
+    close(loss, expected_loss)
+    assert found.keys() == expected.keys() and len(found) > 15
+    for name, gradient in found.items():
+        close(gradient, expected[name])
+
+
+def inputs_of(head: str) -> dict[str, Any]:
+    inputs = training_batch()
+    if head == "ForCausalLM":
+        inputs["labels"] = inputs["input_ids"]
+    return batch() if head == "Model" else inputs
+
+
+@pytest.fixture(autouse=True)
+def forget_compiled() -> Iterator[None]:
+    yield
+    torch.compiler.reset()
+
+
+def still(family: str, head: str = "ForConditionalGeneration") -> Any:
+    """One layer each: what is compiled grows with their number."""
+    layers = {"encoder_layers": 1, "decoder_layers": 1}
+    return ours_like(reference(family, head, **STILL, **layers)).train()
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_one_graph_trains(family: str) -> None:
+    mine = still(family)
+    same_gradients(torch.compile(mine, fullgraph=True, backend="aot_eager"), copy.deepcopy(mine), training_batch())
+
+
+@pytest.mark.heavy
+@pytest.mark.parametrize("head", HEADS)
+@pytest.mark.parametrize("family", FAMILIES)
+def test_every_head_is_one_graph(family: str, head: str) -> None:
+    mine = still(family, head)
+    twin = copy.deepcopy(mine)
+    mine.compile(fullgraph=True, backend="aot_eager")
+    inputs = inputs_of(head)
+    same_gradients(mine, twin, inputs)
+    same_gradients(mine, twin, {**inputs, "attention_mask": torch.ones_like(inputs["attention_mask"])})
+    twin.gradient_checkpointing_enable()
+    mine.gradient_checkpointing_enable()
+    same_gradients(mine, twin, inputs)
+
+
+# torch itself warns of its own when it first loads this compiler.
+@pytest.mark.filterwarnings("ignore:`torch.jit.script_method` is deprecated:DeprecationWarning")
+@pytest.mark.heavy
+def test_the_default_compiler(tmp_path: Path) -> None:
+    mine = still("Pegasus")
+    twin = copy.deepcopy(mine)
+    compiled = torch.compile(mine)
+    same_gradients(compiled, twin, training_batch())
+    for one in (mine, twin):
+        torch.optim.SGD(one.parameters(), 0.1).step()
+        one.eval()
+    assert generated(compiled, training_batch()) == generated(twin, training_batch())
+    compiled.save_pretrained(tmp_path)
+    assert exactly(type(mine).from_pretrained(tmp_path), mine)
