@@ -5,15 +5,18 @@
     python examples/make_demo_checkpoints.py --out FOLDER     the same, elsewhere
     python examples/make_demo_checkpoints.py --evaluate 1000  exact match on 1000 held-out texts each
 
-The text is made up by demo_reports.py and demo_talk.py; nothing is downloaded. Seeds are fixed, so the same versions on
-the same kind of machine make the same files.
+The text is made up by demo_reports.py and demo_talk.py; nothing is downloaded. A model of random weights is fine-tuned
+on it as finetune_pytorch.py fine-tunes any. Seeds are fixed, so the same versions on the same kind of machine make the
+same files.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
 import random
-import time
+import shutil
+import tempfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from itertools import islice
@@ -21,12 +24,14 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from demo_cards import card
 from demo_reports import reports
 from demo_talk import Exchange, exchanges
 from demo_vocabulary import write_blenderbot_vocabulary, write_pegasus_vocabulary
+from finetune_pytorch import PyTorchLearner
+from finetuning.arguments import Settings
+from finetuning.training import fine_tune
 from seq2seq_models import (
     BlenderbotSmallConfig,
     BlenderbotSmallForConditionalGeneration,
@@ -41,7 +46,7 @@ from seq2seq_models import (
 from seq2seq_models.bundled import demo_checkpoint
 from seq2seq_models.core.positions import sinusoidal_table
 
-Pair = tuple[str, str]
+Row = dict[str, Any]
 TRAINING, HELD_OUT, VOCABULARY = 1, 2, 3
 """Seeds of the text."""
 
@@ -63,15 +68,28 @@ SIZES = {
 
 
 @dataclass(frozen=True)
+class Stage:
+    """One run of fine-tuning.
+
+    Attributes:
+        rows: what it learns from, endless.
+        updates: how many updates it makes, each of 64 texts it has not seen before.
+        rate: highest learning rate.
+    """
+
+    rows: Callable[[], Iterator[Row]]
+    updates: int
+    rate: float = 3e-3
+
+
+@dataclass(frozen=True)
 class Recipe:
     """How one checkpoint is made.
 
     Attributes:
         name: its folder.
-        steps: optimizer steps.
-        rate: highest learning rate.
-        pairs: texts and answers for a share of the training from 0 to 1, endless.
-        held_out: the same, of what training never sees.
+        stages: the runs, each beginning with the model of the one before.
+        held_out: texts and answers that training never sees, endless.
         vocabulary: writes the tokenizer's files into a folder.
         tokenizer: the class that reads them.
         model: an untrained model for a vocabulary of this size.
@@ -79,10 +97,8 @@ class Recipe:
     """
 
     name: str
-    steps: int
-    rate: float
-    pairs: Callable[[Any, Callable[[], float]], Iterator[Pair]]
-    held_out: Callable[[Any], Iterator[Pair]]
+    stages: tuple[Stage, ...]
+    held_out: Callable[[Any], Iterator[tuple[str, str]]]
     vocabulary: Callable[[Path], None]
     tokenizer: Any
     model: Callable[[int], Any]
@@ -92,11 +108,11 @@ class Recipe:
 # Reports and headlines.
 
 
-def _report_pairs(_: Any, __: Callable[[], float]) -> Iterator[Pair]:
-    return ((one.text, one.headline) for one in reports(TRAINING))
+def _report_rows() -> Iterator[Row]:
+    return ({"document": one.text, "headline": one.headline} for one in reports(TRAINING))
 
 
-def _held_out_reports(_: Any) -> Iterator[Pair]:
+def _held_out_reports(_: Any) -> Iterator[tuple[str, str]]:
     return ((one.text, one.headline) for one in reports(HELD_OUT, held_out=True))
 
 
@@ -122,21 +138,28 @@ def talk_text(exchange: Exchange, tokenizer: Any) -> str:
     return Conversation(turns).prompt(tokenizer)
 
 
-def _talk_pairs(tokenizer: Any, progress: Callable[[], float]) -> Iterator[Pair]:
-    """Talks that grow with the training: short ones teach what an answer is, long ones where to look for it."""
-    longest = {length: exchanges(TRAINING + 10 * length, longest=length) for length in range(2, 8)}
-    endless = exchanges(TRAINING, longest=28, shortest=8)
-    choice = random.Random(TRAINING)
-    while True:
-        share = progress()
-        if share > 0.6 and choice.random() < 0.03:
-            one = next(endless)
-        else:
-            one = next(longest[min(7, 2 + int(8 * share))])
-        yield talk_text(one, tokenizer), one.reply
+def _talk_rows(longest: int, long: float = 0.0) -> Callable[[], Iterator[Row]]:
+    """Talks of up to `longest` replies: short ones teach what an answer is, longer ones where to look for it.
+
+    Args:
+        longest: replies.
+        long: share of talks that are much longer, so that every position is learnt.
+    """
+
+    def rows() -> Iterator[Row]:
+        usual = exchanges(TRAINING + 10 * longest, longest=longest)
+        endless = exchanges(TRAINING, longest=28, shortest=8)
+        choice = random.Random(longest)
+        while True:
+            one = next(endless if choice.random() < long else usual)
+            # Only the last turn is to be learnt: the replies before it are part of talks of their own.
+            said = [{"role": "user", "content": text} for text in one.turns]
+            yield {"turns": [*said, {"role": "assistant", "content": one.reply}]}
+
+    return rows
 
 
-def _held_out_talks(tokenizer: Any) -> Iterator[Pair]:
+def _held_out_talks(tokenizer: Any) -> Iterator[tuple[str, str]]:
     return ((talk_text(one, tokenizer), one.reply) for one in exchanges(HELD_OUT, held_out=True))
 
 
@@ -159,9 +182,7 @@ def _talk_model(vocabulary: int) -> Any:
 RECIPES = (
     Recipe(
         name="pegasus-demo",
-        steps=2600,
-        rate=3e-3,
-        pairs=_report_pairs,
+        stages=(Stage(_report_rows, 2600),),
         held_out=_held_out_reports,
         vocabulary=_report_vocabulary,
         tokenizer=PegasusTokenizer,
@@ -179,9 +200,7 @@ RECIPES = (
     ),
     Recipe(
         name="blenderbot-small-demo",
-        steps=2450,
-        rate=3e-3,
-        pairs=_talk_pairs,
+        stages=(Stage(_talk_rows(2), 500), Stage(_talk_rows(4), 500), Stage(_talk_rows(7, long=0.05), 1500)),
         held_out=_held_out_talks,
         vocabulary=_talk_vocabulary,
         tokenizer=BlenderbotSmallTokenizer,
@@ -204,93 +223,67 @@ RECIPES = (
 
 # Training.
 
-TOKENS = 4096
-"""Tokens of one batch, padding included."""
+BATCH = 64
+HELD_OUT_ROWS = 200
+"""Rows that a run is watched with; they are new, as all of its rows are."""
 
 
-def _rows(pairs: Iterator[Pair], tokenizer: Any, eos: int, limit: int) -> Iterator[tuple[list[int], list[int]]]:
-    while True:
-        texts, answers = zip(*islice(pairs, 256), strict=True)
-        for row, answer in zip(tokenizer(list(texts))["input_ids"], tokenizer(list(answers))["input_ids"], strict=True):
-            if len(row) <= limit:
-                yield row, answer if answer[-1] == eos else [*answer, eos]
+def train(recipe: Recipe, folder: Path, updates: int | None = None) -> None:
+    """Makes one checkpoint from nothing, on one core.
 
-
-def _batches(rows: Iterator[tuple[list[int], list[int]]], shuffle: random.Random) -> Iterator[list[Any]]:
-    """Batches of rows of about the same length."""
-    while True:
-        batches: list[list[Any]] = [[]]
-        for row in sorted(islice(rows, 1024), key=lambda row: len(row[0])):
-            if (len(batches[-1]) + 1) * (len(row[0]) + len(row[1])) > TOKENS:
-                batches.append([])
-            batches[-1].append(row)
-        shuffle.shuffle(batches)
-        yield from batches
-
-
-def _padded(rows: list[list[int]], value: int) -> Tensor:
-    longest = max(map(len, rows))
-    return torch.tensor([row + [value] * (longest - len(row)) for row in rows])
-
-
-def _loss(model: Any, batch: list[Any], offset: int) -> Tensor:
-    """The loss of a batch whose first token stands at position `offset`."""
-    sources, answers = zip(*batch, strict=True)
-    inputs = {
-        "input_ids": _padded(list(sources), 0),
-        "attention_mask": _padded([[1] * len(row) for row in sources], 0),
-        "labels": _padded(list(answers), -100),
-    }
-    name = "model.encoder.embed_positions.weight"
-    table = model.get_parameter(name)
-    # Learned positions must all be learnt, also those that only a long talk reaches.
-    shifted = {name: table.roll(-offset, 0)} if offset else {}
-    loss: Tensor = torch.func.functional_call(model, shifted, kwargs=inputs).loss
-    return loss
-
-
-def train(recipe: Recipe, folder: Path, steps: int | None = None) -> None:
-    """Makes one checkpoint from nothing, on one core."""
+    Args:
+        recipe: which one.
+        folder: where it is to be.
+        updates: make only so many in each stage, to try things out.
+    """
     torch.manual_seed(0)
     torch.set_num_threads(1)
-    folder.mkdir(parents=True, exist_ok=True)
-    recipe.vocabulary(folder)
-    tokenizer = recipe.tokenizer.from_pretrained(folder.resolve())
-    model = recipe.model(len(tokenizer))
-    model.generation_config = recipe.generation
-    print(f"{recipe.name}: {sum(p.numel() for p in model.parameters() if p.requires_grad):,} parameters", flush=True)
-    total = recipe.steps if steps is None else steps
-    model.train()
-    _optimize(recipe, model, tokenizer, total)
-    model.eval()
-    model.save_pretrained(folder)
-    tokenizer.save_pretrained(folder)
+    with tempfile.TemporaryDirectory() as scratch:
+        made = Path(scratch) / "untrained"
+        made.mkdir()
+        recipe.vocabulary(made)
+        tokenizer = recipe.tokenizer.from_pretrained(made)
+        model = recipe.model(len(tokenizer))
+        model.generation_config = recipe.generation
+        model.save_pretrained(made)
+        tokenizer.save_pretrained(made)
+        print(
+            f"{recipe.name}: {sum(p.numel() for p in model.parameters() if p.requires_grad):,} parameters", flush=True
+        )
+        for number, stage in enumerate(recipe.stages):
+            made = _run(stage, made, Path(scratch) / f"stage-{number}", updates or stage.updates)
+        folder.mkdir(parents=True, exist_ok=True)
+        kept = {file.name for file in (Path(scratch) / "untrained").iterdir()}
+        for file in made.iterdir():
+            if file.name in kept:
+                shutil.copy2(file, folder / file.name)
 
 
-def _optimize(recipe: Recipe, model: Any, tokenizer: Any, total: int) -> None:
-    weights = [weight for weight in model.parameters() if weight.requires_grad]
-    optimizer = torch.optim.AdamW(weights, lr=recipe.rate, betas=(0.9, 0.98), weight_decay=0.01)
-    learned = model.get_parameter("model.encoder.embed_positions.weight").requires_grad
-    step, chance, start = 0, random.Random(0), time.process_time()
-    limit = model.config.max_position_embeddings
-    rows = _rows(recipe.pairs(tokenizer, lambda: step / total), tokenizer, model.config.eos_token_id, limit)
-    losses = []
-    for batch in islice(_batches(rows, chance), total):
-        step += 1
-        for group in optimizer.param_groups:
-            group["lr"] = recipe.rate * min(step / 200, 1.0) * max(1 - step / total, 0.01)
-        longest = max(len(row) for row, _ in batch)
-        offset = chance.randint(0, limit - longest) if learned and chance.random() < 0.3 else 0
-        loss = _loss(model, batch, offset)
-        optimizer.zero_grad(set_to_none=True)
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(weights, 1.0)
-        optimizer.step()
-        losses.append(loss.item())
-        if step % 100 == 0:
-            seconds = time.process_time() - start
-            print(f"  step {step} of {total}, loss {sum(losses) / len(losses):.4f}, {seconds:.0f} s", flush=True)
-            losses.clear()
+def _run(stage: Stage, model: Path, output: Path, updates: int) -> Path:
+    """Fine-tunes the model in a folder; the folder of the outcome."""
+    output.mkdir()
+    rows = stage.rows()
+    for split, count in (("train", updates * BATCH), ("validation", HELD_OUT_ROWS)):
+        text = "".join(json.dumps(row) + "\n" for row in islice(rows, count))
+        (output / f"{split}.jsonl").write_text(text, encoding="utf-8")
+    settings = Settings(
+        train=str(output / "train.jsonl"),
+        validation=str(output / "validation.jsonl"),
+        model=str(model),
+        output=output,
+        epochs=1,
+        batch_size=BATCH,
+        learning_rate=stage.rate,
+        warmup_steps=min(200, updates // 3),
+        weight_decay=0.01,
+        metric="loss",
+        evaluate_every=max(updates // 4, 1),
+        save_every=updates,
+        pad_to_multiple_of=8,
+        max_new_tokens=32,
+    )
+    fine_tune(settings, PyTorchLearner(settings))
+    return output
 
 
 # Measuring.
@@ -325,13 +318,13 @@ def main() -> None:
     parser.add_argument("--out", type=Path, help="folder to write to or to measure (default: inside the package)")
     parser.add_argument("--evaluate", type=int, metavar="N", help="measure on N held-out texts instead of training")
     parser.add_argument("--misses", type=int, default=0, metavar="N", help="print so many wrong answers")
-    parser.add_argument("--steps", type=int, help="train for fewer steps, to try things out")
+    parser.add_argument("--updates", type=int, help="train for fewer updates in each stage, to try things out")
     options = parser.parse_args()
     for recipe in RECIPES:
         if options.only in (None, recipe.name):
             folder = options.out / recipe.name if options.out else demo_checkpoint(recipe.name)
             if options.evaluate is None:
-                train(recipe, folder, options.steps)
+                train(recipe, folder, options.updates)
             count = options.evaluate or 1000
             share = exact_match(recipe, folder, count, options.misses)
             print(f"{recipe.name}: {share:.1%} exact match on {count} held-out texts", flush=True)

@@ -157,7 +157,7 @@ def test_training_starts_to_learn_and_writes_a_checkpoint(script: ModuleType, tm
 
     threads = torch.get_num_threads()
     try:
-        script.train(recipe(script, "pegasus-demo"), tmp_path / "pegasus-demo", steps=2)
+        script.train(recipe(script, "pegasus-demo"), tmp_path / "pegasus-demo", updates=2)
     finally:
         torch.set_num_threads(threads)
     loaded = pipeline("summarization", model=tmp_path / "pegasus-demo", device="cpu", max_new_tokens=3)

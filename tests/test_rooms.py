@@ -30,6 +30,7 @@ ROOMS = [
     "generation",
     "heads",
     "layers",
+    "loss",
     "model",
     "pegasus",
     "transformer",

@@ -111,7 +111,7 @@ class DataCollatorForGapSentences:
 
     def _ratios(self) -> tuple[float, float]:
         ratio = self.gap_sentences_ratio
-        return (ratio, ratio) if isinstance(ratio, int | float) else (ratio[0], ratio[1])
+        return (ratio[0], ratio[1]) if isinstance(ratio, tuple | list) else (ratio, ratio)
 
     def __call__(self, features: Sequence[Any], return_tensors: str | None = None) -> Any:
         """The batch: `input_ids` and `attention_mask` [B, S], `labels` [B, T] int64, padded with -100.
@@ -160,8 +160,8 @@ class DataCollatorForGapSentences:
         """One example from the sentences of a document and the token ids of each."""
         eos, mask = self.tokenizer.eos_token_id, self.tokenizer.convert_tokens_to_ids(self._mask_token())
         # A number of its own for each document, so that a batch, a worker or a resumed run changes nothing.
-        text = f"{self.seed} " + " ".join(sentences)
-        chance = np.random.default_rng(int.from_bytes(hashlib.blake2b(text.encode(), digest_size=16).digest()))
+        text = f"{self.seed} {' '.join(sentences)}".encode(errors="surrogatepass")
+        chance = np.random.default_rng(int.from_bytes(hashlib.blake2b(text, digest_size=16).digest()))
         limit = int(self.max_source_length or self.tokenizer.model_max_length)
         lengths = np.cumsum([len(row) for row in rows])
         # The rest of a document is what the model reads of it: a gap beyond the window would be no gap.
@@ -185,7 +185,9 @@ class DataCollatorForGapSentences:
 
     def _gaps(self, sentences: list[str], chance: np.random.Generator) -> list[int]:
         """The numbers of the chosen sentences, ascending."""
-        count = max(1, int(len(sentences) * chance.uniform(*self._ratios()) + 1e-9))
+        share = chance.uniform(*self._ratios())
+        # Something of a document must be left; and 0.29 of 100 are 29, though their product is a little less.
+        count = max(1, min(int(len(sentences) * share + 1e-9), len(sentences) - 1))
         if self.selection == "lead":
             return list(range(count))
         if self.selection == "random":

@@ -114,6 +114,7 @@ class GenerationMixin:
             check_assistant(self.config, assistant_model)
             _check_draftable(given, assistant_model)
         ids, decoder_mask = _decoder_prompt(config, given) if is_seq2seq else self._prompt(config, given)
+        self._check_hook(ids, decoder_mask)
         max_length_given = kwargs.get("max_length") is not None
         resolved = plan(
             config,
@@ -448,6 +449,20 @@ class GenerationMixin:
         given = {"past_key_values": past_key_values, "attention_mask": attention_mask, "cache_position": cache_position}
         return {**first, **{name: value for name, value in given.items() if value is not None}, **kwargs}
 
+    def _check_hook(self, ids: Tensor, mask: Tensor | None) -> None:
+        """Raise if another library, or a subclass, has changed what the first step is given: `generate` would not."""
+        hook = self.prepare_inputs_for_generation
+        if getattr(hook, "__func__", None) is GenerationMixin.prepare_inputs_for_generation:
+            return
+        expected = GenerationMixin.prepare_inputs_for_generation(self, ids, attention_mask=mask)
+        found = hook(ids, attention_mask=mask)
+        changed = [name for name in sorted({**expected, **found}) if not _is_same(expected.get(name), found.get(name))]
+        if changed:
+            raise GenerationError(
+                f"`prepare_inputs_for_generation` must leave the inputs as they are, got others for {', '.join(changed)}. "
+                "`generate` does not go through it; of the methods of peft, adapters and prompts of an encoder work."
+            )
+
     def _prepare_encoder_decoder_kwargs_for_generation(
         self,
         inputs_tensor: Tensor,
@@ -459,6 +474,12 @@ class GenerationMixin:
         given = {**model_kwargs, model_input_name or "input_ids": inputs_tensor}
         source = self._source(_as_ours(generation_config) or self.generation_config, given)
         return {**model_kwargs, "encoder_outputs": source.outputs}
+
+
+def _is_same(one: Any, other: Any) -> bool:
+    if isinstance(one, Tensor) and isinstance(other, Tensor):
+        return one.shape == other.shape and torch.equal(one, other)
+    return one is other
 
 
 def _as_ours(config: Any) -> Any:

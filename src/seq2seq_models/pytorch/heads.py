@@ -186,6 +186,9 @@ class LanguageModel(PreTrainedModel, GenerationMixin):
         they would be two more of [V, D], nearly all zeros.
         """
         embedding = self.get_input_embeddings()
+        if not isinstance(embedding, nn.Embedding):  # wrapped, by an adapter say
+            yield
+            return
         tied = type(self.lm_head) is nn.Linear and self.lm_head.weight is embedding.weight
         before, plain = embedding.sparse, torch.compiler.is_compiling() or type(embedding.weight) is not nn.Parameter
         embedding.sparse = before or (labels is not None and tied and torch.is_grad_enabled() and not plain)

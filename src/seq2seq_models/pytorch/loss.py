@@ -79,7 +79,8 @@ class _HeadLoss(torch.autograd.Function):
     ) -> tuple[Tensor, Tensor | None, Tensor | None, Tensor | None]:
         rows, targets = hidden.flatten(0, -2), labels.flatten()
         counted = targets != -100
-        share, targets = (counted / counted.sum())[:, None], targets.masked_fill(~counted, 0)[:, None]
+        count = counted.sum()
+        share, targets = (counted / count)[:, None], targets.masked_fill(~counted, 0)[:, None]
         size, step = weight.shape[0], max(ELEMENTS // weight.shape[0], 1)
         all_logits = rows.new_empty(rows.shape[0], size) if keep_logits else None
         of_rows, of_weight = (torch.empty_like(rows), torch.empty_like(weight)) if learn else (None, None)
@@ -99,7 +100,7 @@ class _HeadLoss(torch.autograd.Function):
             torch.softmax(values, 1, out=values)
             norm = highest - values.gather(1, place).log()
             losses = norm - (1 - label_smoothing) * right - label_smoothing * mean
-            total += (losses * share[at]).masked_fill(~counted[at, None], 0.0).sum()
+            total += losses.masked_fill(~counted[at, None], 0.0).sum()
             if of_rows is not None and of_weight is not None:
                 if label_smoothing:
                     values -= label_smoothing / size
@@ -109,7 +110,7 @@ class _HeadLoss(torch.autograd.Function):
                 torch.addmm(of_weight, gradient.T, part * weights, beta=0 if start == 0 else 1, out=of_weight)
         if all_logits is not None:
             all_logits = all_logits.view(*hidden.shape[:-1], size)
-        return total, all_logits, of_rows, of_weight
+        return total / count, all_logits, of_rows, of_weight
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Any, ...]) -> None:

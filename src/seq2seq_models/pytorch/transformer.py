@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import torch
@@ -263,6 +263,11 @@ class Decoder(Stack):
         if self.gradient_checkpointing and self.training:
             use_cache = False  # a recomputed layer would write its keys twice
         if past is not None and not isinstance(past, Cache):
+            if not isinstance(past, Sequence):
+                raise InputError(
+                    f"`past_key_values` must be a cache of this library or tuples of tensors, got {type(past)}. Convert "
+                    "it with to_legacy_cache; of the methods of peft, prefix tuning is not possible."
+                )
             is_full = len(past) > 0 and len(past[0]) > 2
             kind = EncoderDecoderCache if has_memory or is_full else DynamicCache
             return kind.from_legacy_cache(past), True
