@@ -131,7 +131,9 @@ class FlaxLearner:
         def part(params: Any, batch: dict[str, Array], key: Array) -> Array:
             batch = jax.lax.with_sharding_constraint(batch, PartitionSpec("data"))
             smoothing = self.settings.label_smoothing
-            loss = self.model.cross_entropy(**batch, label_smoothing=smoothing, params=params, train=True, dropout_rng=key)
+            loss = self.model.cross_entropy(
+                **batch, label_smoothing=smoothing, params=params, train=True, dropout_rng=key
+            )
             return loss * ((batch["labels"] != -100).sum() / labels)
 
         def one(sums: Any, several: Any) -> tuple[Any, None]:

@@ -15,6 +15,7 @@ from accelerate.state import AcceleratorState, GradientState
 from torch.utils.data import DataLoader
 from transformers import Seq2SeqTrainer, Seq2SeqTrainingArguments
 
+from seq2seq_models.errors import GenerationError, InputError
 from seq2seq_models.pytorch import packing
 
 from .tiny import FAMILIES, HEADS, batch, close, ours_like, reference
@@ -234,6 +235,59 @@ def test_new_words_and_whole_layers_with_an_adapter(family: str, tmp_path: Path)
         wrapped.save_pretrained(folder)
         again = peft.PeftModel.from_pretrained(start, folder)
         close(again(**inputs).logits, wrapped(**inputs).logits, 0.0)
+
+
+SEQ2SEQ: dict[str, Any] = {"task_type": "SEQ_2_SEQ_LM"}
+OTHERS = {
+    "IA3": peft.IA3Config(**SEQ2SEQ, target_modules=["k_proj", "v_proj", "fc2"], feedforward_modules=["fc2"]),
+    "DoRA": peft.LoraConfig(**SEQ2SEQ, target_modules=["q_proj", "fc1"], use_dora=True),
+    # peft leaves out the head by itself only for transformers' own classes.
+    "every linear layer": peft.LoraConfig(**SEQ2SEQ, target_modules="all-linear", exclude_modules=["lm_head"]),
+    "some words": peft.LoraConfig(**SEQ2SEQ, target_modules=["q_proj"], trainable_token_indices={"shared": [5, 9]}),
+    "prompt": peft.PromptTuningConfig(**SEQ2SEQ, num_virtual_tokens=3),
+}
+
+
+@pytest.mark.parametrize("method", OTHERS)
+@pytest.mark.parametrize("family", FAMILIES)
+def test_other_methods_are_those_of_the_reference(family: str, method: str) -> None:
+    theirs = reference(family, **STILL, scale_embedding=family == "Pegasus")
+    mine, inputs, wrapped = ours_like(theirs), training_batch(), []
+    for model in (mine, theirs):
+        torch.manual_seed(4)
+        wrapped.append(peft.get_peft_model(model, copy.deepcopy(OTHERS[method])))
+        fit(wrapped[-1], steps=2)
+    learnt = {name: p for name, p in wrapped[0].named_parameters() if p.requires_grad}
+    assert learnt
+    for name, weight in learnt.items():
+        close(weight, wrapped[1].get_parameter(name))
+    close(wrapped[0](**inputs).loss, wrapped[1](**inputs).loss)
+    assert generated(wrapped[0], inputs) == generated(wrapped[1], inputs)
+
+
+def test_methods_that_need_a_step_of_their_own_are_refused() -> None:
+    inputs = training_batch()
+    source = {name: inputs[name] for name in ("input_ids", "attention_mask")}
+    sizes = {"num_virtual_tokens": 3, "num_layers": 3, "num_attention_heads": 6, "token_dim": 24}
+    prefix = peft.get_peft_model(ours_like(reference("Pegasus")), peft.PrefixTuningConfig(**SEQ2SEQ, **sizes))
+    with pytest.raises(InputError, match="`past_key_values` must be a cache of this library"):
+        prefix(**inputs)
+    with pytest.raises(GenerationError, match="got others for past_key_values"):
+        prefix.generate(**source)
+    prompt = peft.PromptTuningConfig(task_type="CAUSAL_LM", num_virtual_tokens=3)
+    causal = peft.get_peft_model(ours_like(reference("Pegasus", "ForCausalLM")), prompt)
+    with pytest.raises(GenerationError, match="got others for attention_mask, input_ids, inputs_embeds"):
+        causal.generate(**source)
+
+
+def test_the_encoder_on_its_own_for_earlier_versions_of_peft() -> None:
+    mine = ours_like(reference("Pegasus"))
+    inputs = {name: tensor for name, tensor in training_batch().items() if name != "labels"}
+    ids = inputs.pop("input_ids")
+    found = mine._prepare_encoder_decoder_kwargs_for_generation(ids, inputs, "input_ids", mine.generation_config)
+    expected = mine.get_encoder()(ids, **inputs)
+    close(found.pop("encoder_outputs").last_hidden_state, expected.last_hidden_state, 0.0)
+    assert found == inputs
 
 
 def test_the_trainer_trains_an_adapter(tmp_path: Path) -> None:

@@ -290,6 +290,13 @@ def test_a_run_stopped_anywhere_goes_on_as_if_it_had_not(moment: int, tmp_path: 
     assert [path.name for path in (tmp_path / "parts").glob("state-*")] == ["state-00000009"]
 
 
+def test_without_validation_the_last_model_is_kept(tmp_path: Path) -> None:
+    learner = FewNumbers()
+    assert fine_tune(settings(tmp_path, validation=None), learner) == {}
+    assert np.load(tmp_path / "model.npy").tolist() == learner.weights.tolist()
+    assert "On no held-out data" in (tmp_path / "README.md").read_text(encoding="utf-8")
+
+
 def test_a_finished_run_is_not_run_again(tmp_path: Path) -> None:
     first = fine_tune(settings(tmp_path), FewNumbers())
     again = FewNumbers()

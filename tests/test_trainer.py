@@ -239,3 +239,18 @@ def test_defaults_and_bfloat16(tmp_path: Path) -> None:
     mixed.train()
     assert second.dtype is torch.float32 and losses(mixed) != losses(exact)
     assert losses(mixed) == pytest.approx(losses(exact), rel=2e-2)
+
+
+@pytest.mark.heavy
+def test_a_compiled_model(tmp_path: Path) -> None:
+    _, mine = models("Pegasus")
+    eager = copy.deepcopy(mine)
+    options = {"torch_compile": True, "torch_compile_backend": "aot_eager"}
+    trainer("Pegasus", eager, tmp_path / "eager").train()
+    run = trainer("Pegasus", mine, tmp_path / "compiled", **options)
+    run.train()
+    assert type(run.model_wrapped).__name__ == "OptimizedModule"
+    equal_weights(mine, eager)
+    saved = safetensors.torch.load_file(tmp_path / "compiled" / "checkpoint-4" / "model.safetensors")
+    assert saved.keys() == mine.state_dict().keys()
+    torch.compiler.reset()

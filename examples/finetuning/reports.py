@@ -79,7 +79,8 @@ def draw(folders: dict[str, Path], path: Path) -> None:
     for axes, title in ((losses, "loss of a token"), (scores, score)):
         axes.set(xlabel="update", title=title)
         axes.grid(alpha=0.3)
-        axes.legend()
+        if axes.get_legend_handles_labels()[0]:
+            axes.legend()
     losses.set_yscale("log")
     figure.savefig(path, dpi=120)
 
@@ -93,7 +94,7 @@ def write_card(settings: Settings, results: dict[str, float], framework: str) ->
         pipeline_tag="text-generation" if chat else "summarization",
         tags=["conversational" if chat else "summarization", "generated_from_script"],
     )
-    rows = [f"| {name} | {value:.4g} |" for name, value in results.items()]
+    rows = [f"| {name} | {value:.4g} |" for name, value in results.items()] or ["| nothing | |"]
     known = {key: value for key, value in settings.same_run().items() if value is not None and key != "train"}
     options = [f"| {key} | {value} |" for key, value in known.items()]
     measured = Path(settings.validation).name if settings.validation else "no held-out data"
@@ -122,7 +123,12 @@ def push(settings: Settings) -> Any:
     )  # fmt: skip
 
 
-def summary(results: dict[str, float]) -> str:
+def shown(results: dict[str, float]) -> str:
     """Results in one line."""
-    shown = [name for name in (*ROUGE, "perplexity", "validation_loss") if name in results]
-    return ", ".join(f"{name} {results[name]:.4g}" for name in shown)
+    names = [name for name in (*ROUGE, "perplexity", "validation_loss") if name in results]
+    return ", ".join(f"{name} {results[name]:.4g}" for name in names)
+
+
+def summary(results: dict[str, float], step: int) -> str:
+    """What the model in the output folder is, in one line."""
+    return f"best after update {step}: {shown(results)}" if results else f"saved after update {step}; nothing measured"

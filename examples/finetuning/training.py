@@ -136,7 +136,11 @@ class Run:
         of_epoch = len(batches.updates(self.lengths, settings, learner.world, 0))
         self.total = settings.max_steps or settings.epochs * of_epoch
         self.every = settings.evaluate_every or of_epoch
-        self.results: dict[str, float] = {}
+        logger.info(
+            "%s, %d process%s: %d examples, %d updates of %d",
+            learner.framework, learner.world, "es" if learner.world > 1 else "", len(self.lengths), self.total,
+            settings.batch_size * settings.accumulation * learner.world,
+        )  # fmt: skip
 
     def go(self) -> dict[str, float]:
         """Train until the end; the best model's results."""
@@ -190,6 +194,7 @@ class Run:
         """Measure the model on the validation data; keep it if it is the best so far."""
         settings, progress, validation = self.settings, self.progress, self.task.validation
         if not validation:
+            progress.best_step = progress.step
             self.learner.save(settings.output)
             self.save_tokenizer()
             return
@@ -203,7 +208,7 @@ class Run:
             progress.misses += 1
         if self.history is not None:
             self.history.add(progress.step, results)
-            logger.info("update %d: %s", progress.step, reports.summary(results))
+            logger.info("update %d: %s", progress.step, reports.shown(results))
 
     def measure(self, validation: list[Example]) -> dict[str, float]:
         """Loss, perplexity and, of summaries, ROUGE."""
@@ -248,7 +253,7 @@ class Run:
         results = {name: value for name, value in best.items() if name != "step"}
         reports.draw({"": settings.output}, settings.output / reports.PICTURE)
         reports.write_card(settings, results, self.learner.framework)
-        logger.info("best after update %d: %s", progress.best_step, reports.summary(results))
+        logger.info("%s", reports.summary(results, progress.best_step))
         if settings.push_to_hub:
             logger.info("pushed to %s", reports.push(settings))
         return results

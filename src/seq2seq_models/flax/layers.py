@@ -37,12 +37,16 @@ ACTIVATIONS: dict[str, Callable[[Array], Array]] = {
 
 
 class TokenEmbedding(nn.Module):
-    """Token vectors [V, D]: looked up for the input, and multiplied with where the head is tied to them."""
+    """Token vectors [V, D]: looked up for the input, and multiplied with where the head is tied to them.
+
+    Looking up the token `padding_idx` gives its vector no gradient, as in PyTorch.
+    """
 
     num_embeddings: int
     features: int
     init_std: float
     dtype: Any
+    padding_idx: int | None = None
 
     def setup(self) -> None:
         init = nn.initializers.normal(self.init_std)
@@ -51,7 +55,12 @@ class TokenEmbedding(nn.Module):
     def __call__(self, ids: Array) -> Array:
         """[..., D] for integer ids [...]. Inside a trace an id outside the vocabulary counts as the nearest in it."""
         # The rows are cast, not the table: that would be read whole for a handful of tokens.
-        return jnp.take(self.embedding, ids, axis=0, mode="clip").astype(self.dtype)
+        vectors = jnp.take(self.embedding, ids, axis=0, mode="clip").astype(self.dtype)
+        if self.padding_idx is None:
+            return vectors
+        # Differs from transformers 4.57.6: there the vector of the padding token learns from being looked up in
+        # TensorFlow and Flax, and not in PyTorch; here in no framework, so that the same training has the same result.
+        return jnp.where((ids == self.padding_idx)[..., None], lax.stop_gradient(vectors), vectors)
 
     def attend(self, hidden: Array) -> Array:
         """float32 [..., V]: products with every token's vector, contracting D without turning the table around."""

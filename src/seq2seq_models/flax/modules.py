@@ -24,7 +24,8 @@ from .transformer import Decoder, Details, Encoder, shift_tokens_right
 
 
 def _token_embedding(config: PretrainedConfig, dtype: Any, **options: Any) -> TokenEmbedding:
-    return TokenEmbedding(config.vocab_size, config.d_model, config.init_std, dtype, **options)
+    padding = config.pad_token_id
+    return TokenEmbedding(config.vocab_size, config.d_model, config.init_std, dtype, padding, **options)
 
 
 class Module(nn.Module):

@@ -83,15 +83,19 @@ class _Part:
         if self.bias is not None:
             logits = tf.nn.bias_add(logits, tf.cast(self.bias, logits.dtype))
         values, counted = tf.cast(logits, tf.float32), targets != -100
-        safe = tf.where(counted, targets, tf.zeros_like(targets))
-        losses, gradient = tf.raw_ops.SparseSoftmaxCrossEntropyWithLogits(features=values, labels=safe)
-        if self.label_smoothing:
-            share = self.label_smoothing
-            right = tf.gather(values, safe, batch_dims=1)
-            losses += share * (right - tf.reduce_mean(values, axis=1))
-            places = tf.stack([tf.range(tf.shape(safe, safe.dtype)[0]), safe], axis=1)
-            even = share / weight.shape[0]
-            gradient = tf.tensor_scatter_nd_add(gradient - even, places, tf.fill(tf.shape(right), share))
+        safe, share = tf.where(counted, targets, tf.zeros_like(targets)), self.label_smoothing
+        top, right = tf.reduce_max(values, axis=1), tf.gather(values, safe, batch_dims=1)
+        wanted = (1 - share) * right + share * tf.reduce_mean(values, axis=1) if share else right
+        # In this order each step may write over what the one before it has made.
+        with tf.control_dependencies([top, wanted]):
+            gradient = tf.nn.softmax(values)
+        # The largest is e to the top over the sum of all, which saves their exponentials another time.
+        losses = top - tf.math.log(tf.reduce_max(gradient, axis=1)) - wanted
+        places = tf.stack([tf.range(tf.shape(safe, safe.dtype)[0]), safe], axis=1)
+        with tf.control_dependencies([losses]):
+            gradient = tf.tensor_scatter_nd_sub(gradient, places, tf.fill(tf.shape(right), 1.0 - share))
+        if share:
+            gradient -= share / weight.shape[0]
         return tf.reduce_sum(tf.where(counted, losses, 0.0)), gradient
 
     def gradients(self, rows: Any, weight: Any, targets: Any, gradient: Any) -> tuple[Any, Any]:
