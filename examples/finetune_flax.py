@@ -63,7 +63,6 @@ class FlaxLearner:
                 f"--batch-size, got {shared} and {settings.batch_size}."
             )
         self.mesh = jax.make_mesh((devices // shared, shared), ("data", "model"), (AxisType.Auto, AxisType.Auto))
-        jax.set_mesh(self.mesh)
         noise: dict[str, Any] = {}
         if settings.dropout is not None:
             noise = dict.fromkeys(("dropout", "attention_dropout", "activation_dropout"), settings.dropout)
@@ -90,7 +89,7 @@ class FlaxLearner:
         trained = lambda params: {name: name != "final_logits_bias" for name in params}  # noqa: E731
         decay = optax.add_decayed_weights(self.settings.weight_decay, trained)
         if self.settings.optimizer == "adafactor":
-            scaled = (optax.scale_by_factored_rms(), optax.clip_by_block_rms(1.0), optax.scale_by_param_block_rms())
+            scaled = (optax.scale_by_factored_rms(min_dim_size_to_factor=2), optax.clip_by_block_rms(1.0), optax.scale_by_param_block_rms())
             return optax.chain(*scaled, decay)
         return optax.chain(optax.scale_by_adam(), decay)
 
@@ -129,7 +128,7 @@ class FlaxLearner:
         key = jax.random.fold_in(jax.random.key(self.settings.seed), number)
 
         def part(params: Any, batch: dict[str, Array], key: Array) -> Array:
-            batch = jax.lax.with_sharding_constraint(batch, PartitionSpec("data"))
+            batch = jax.lax.with_sharding_constraint(batch, NamedSharding(self.mesh, PartitionSpec("data")))
             smoothing = self.settings.label_smoothing
             loss = self.model.cross_entropy(
                 **batch, label_smoothing=smoothing, params=params, train=True, dropout_rng=key
@@ -162,7 +161,8 @@ class FlaxLearner:
     def step(self, several: Sequence[Batch], labels: int, rate: float, number: int) -> tuple[float, float]:
         """One update; the mean loss, and the gradient's norm."""
         values = np.float32(labels), np.float32(rate), np.int32(number)
-        self.params, self.state, loss, norm = self.update(self.params, self.state, self.arrays(several), *values)
+        with jax.set_mesh(self.mesh):
+            self.params, self.state, loss, norm = self.update(self.params, self.state, self.arrays(several), *values)
         return float(loss), float(norm)
 
     def loss(self, batch: Batch) -> float:

@@ -237,6 +237,18 @@ def test_new_words_and_whole_layers_with_an_adapter(family: str, tmp_path: Path)
         close(again(**inputs).logits, wrapped(**inputs).logits, 0.0)
 
 
+@pytest.mark.parametrize(
+    "weight",
+    [torch.zeros(3, 5), torch.zeros(3, 5, dtype=torch.bfloat16), torch.zeros(31)[1:].view(5, 6), torch.zeros(6, 4).T],
+    ids=["odd", "odd bfloat16", "odd place", "turned"],
+)
+def test_so_it_is_for_every_layout(weight: torch.Tensor) -> None:
+    before = packing._state(weight)
+    assert packing._is_same(before, packing._state(weight))
+    weight.data[1, 2] = 1e-30
+    assert not packing._is_same(before, packing._state(weight))
+
+
 SEQ2SEQ: dict[str, Any] = {"task_type": "SEQ_2_SEQ_LM"}
 OTHERS = {
     "IA3": peft.IA3Config(**SEQ2SEQ, target_modules=["k_proj", "v_proj", "fc2"], feedforward_modules=["fc2"]),
@@ -352,9 +364,8 @@ def still(family: str, head: str = "ForConditionalGeneration") -> Any:
     return ours_like(reference(family, head, **STILL, **layers)).train()
 
 
-@pytest.mark.parametrize("family", FAMILIES)
-def test_one_graph_trains(family: str) -> None:
-    mine = still(family)
+def test_one_graph_trains() -> None:
+    mine = still("BlenderbotSmall")
     same_gradients(torch.compile(mine, fullgraph=True, backend="aot_eager"), copy.deepcopy(mine), training_batch())
 
 

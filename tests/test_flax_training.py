@@ -158,11 +158,15 @@ def test_a_jitted_step_in_bfloat16_with_float32_parameters_and_donated_state(fam
 
 ON_FOUR_DEVICES = """
 import json, sys
+from contextlib import nullcontext
+from functools import partial
 import jax, jax.numpy as jnp, numpy as np, optax
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 import seq2seq_models
+from seq2seq_models.flax import loss as room
 from seq2seq_models.flax.sharding import shardings
 
+room.ELEMENTS = 84 * 12  # 12 of the 48 rows of logits at once, on each device of a mesh that is set
 family, sizes = sys.argv[1], json.loads(sys.argv[2])
 config = getattr(seq2seq_models, family + "Config")(**sizes)
 model = getattr(seq2seq_models, "Flax" + family + "ForConditionalGeneration")(config, seed=1)
@@ -171,32 +175,36 @@ batch = {name: jnp.asarray(rng.integers(3, 83, (8, n)), jnp.int32)
          for name, n in (("input_ids", 9), ("decoder_input_ids", 6), ("labels", 6))}
 optimizer = optax.adam(1e-2)
 
-def loss(params, batch):
+def of_logits(params, batch):
     logits = model(batch["input_ids"], decoder_input_ids=batch["decoder_input_ids"], params=params).logits
     return optax.softmax_cross_entropy_with_integer_labels(logits, batch["labels"]).mean()
 
-@jax.jit
-def step(params, moments, batch):
+def loss(params, batch):
+    return model.cross_entropy(**batch, params=params)
+
+def step(params, moments, batch, loss):
     value, gradient = jax.value_and_grad(loss)(params, batch)
     updates, moments = optimizer.update(gradient, moments)
     return optax.apply_updates(params, updates), moments, value, gradient
 
-def run(mesh):
-    params, data = jax.tree.map(jnp.array, model.params), batch
+def run(mesh, loss=loss):
+    params, data, one = jax.tree.map(jnp.array, model.params), batch, jax.jit(partial(step, loss=loss))
     if mesh is not None:
         params = jax.device_put(params, shardings(params, mesh))
         rows = PartitionSpec("data") if "data" in mesh.axis_names else PartitionSpec()
         data = jax.device_put(batch, NamedSharding(mesh, rows))
     moments, values = jax.jit(optimizer.init)(params), []
     for _ in range(2):
-        params, moments, value, gradient = step(params, moments, data)
+        params, moments, value, gradient = one(params, moments, data)
         values.append(float(value))
     return params, values, gradient
 
-alone = run(None)
+alone = run(None, of_logits)
 found = {"devices": jax.device_count()}
 for name, shape, axes in (("data", (4,), ("data",)), ("model", (4,), ("model",)), ("both", (2, 2), ("data", "model"))):
-    many = run(Mesh(np.array(jax.devices()).reshape(shape), axes))
+    mesh = Mesh(np.array(jax.devices()).reshape(shape), axes)
+    with jax.set_mesh(mesh) if name == "both" else nullcontext():
+        many = run(mesh)
     kernel = many[0]["model"]["encoder"]["layers"]["0"]["fc1"]["kernel"]
     differences = jax.tree.map(lambda a, b: float(np.abs(np.asarray(a) - np.asarray(b)).max()), many[2], alone[2])
     found[name] = [max(map(abs, np.subtract(many[1], alone[1]))), max(jax.tree.leaves(differences)),

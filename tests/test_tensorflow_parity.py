@@ -226,8 +226,12 @@ def test_loss_and_every_gradient(family: str) -> None:
     assert loss.dtype == tf.float32
     frozen = {"model.encoder.embed_positions.weight", "model.decoder.embed_positions.weight"}
     assert found.keys() == (expected.keys() - frozen if family == "Pegasus" else expected.keys())
+    shared = "model.shared.weight"
     for name, gradient in found.items():
-        near(gradient, expected[name])
+        rows = slice(1, None) if name == shared else slice(None)
+        near(gradient[rows], expected[name][rows])
+    # There the padding token, with which Pegasus' target starts, learns from being looked up; in PyTorch and here not.
+    assert np.allclose(found[shared][0], expected[shared][0]) == (family == "BlenderbotSmall")
     # Padding in labels counts in PyTorch, so it is marked there.
     pytorch.zero_grad()
     own = pytorch(**given, labels=labels.masked_fill(labels == 0, -100)).loss
@@ -235,9 +239,7 @@ def test_loss_and_every_gradient(family: str) -> None:
     near(loss, own)
     for name, parameter in pytorch.named_parameters():
         if parameter.grad is not None:
-            # PyTorch's embedding gives its padding row no gradient; the tied head's part is there in both.
-            rows = slice(1, None) if name == "model.shared.weight" else slice(None)
-            near(found[name][rows], parameter.grad[rows])
+            near(found[name], parameter.grad)
     pytorch.zero_grad()
 
 

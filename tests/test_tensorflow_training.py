@@ -15,7 +15,7 @@ import tensorflow as tf
 
 import seq2seq_models
 from seq2seq_models.errors import InputError
-from seq2seq_models.tensorflow.training import language_modeling_loss
+from seq2seq_models.tensorflow.loss import language_modeling_loss
 
 from .tiny import settings
 from .tiny_tensorflow import BASE, FULL, LIBRARY_WARNINGS, inputs, loaded, near
@@ -113,7 +113,7 @@ def test_sample_weights_multiply_the_terms() -> None:
     rows = [float(model.hf_compute_loss(labels[row : row + 1], logits[row : row + 1])) for row in range(3)]
     result = model.evaluate(x, labels, sample_weight=weights, batch_size=3, verbose=0)
     near(result, np.dot(rows, weights) / 3)
-    near(float(language_modeling_loss(logits, labels, weights)), np.dot(rows, weights) / 3)
+    near(float(language_modeling_loss(logits, labels, weights=weights)), np.dot(rows, weights) / 3)
 
 
 def test_dropout_is_on_in_training_only_and_follows_the_seed() -> None:

@@ -21,6 +21,12 @@ ELEMENTS = 2**24
 """Logits that are there at once on each device, in elements: large enough for fast products."""
 
 
+# What a product of two matrices sums over: the first or second axis of each.
+_BOTH_FIRST = (((0,), (0,)), ((), ()))
+_BOTH_SECOND = (((1,), (1,)), ((), ()))
+_SECOND_AND_FIRST = (((1,), (0,)), ((), ()))
+
+
 class Gradients(NamedTuple):
     """Of the loss by hidden [R, D], weight [V, D] and bias [V]; None where it is not asked for."""
 
@@ -30,7 +36,7 @@ class Gradients(NamedTuple):
 
 
 def language_modeling_loss(logits: Array, labels: Array, label_smoothing: float = 0.0) -> Array:
-    """Mean cross-entropy, a float32 scalar whatever the logits' dtype, over labels that are not -100.
+    """Mean cross-entropy, a float32 scalar whatever the logits' dtype, over labels that are not -100; 0 without any.
 
     Args:
         logits: [B, T, V].
@@ -42,7 +48,7 @@ def language_modeling_loss(logits: Array, labels: Array, label_smoothing: float 
 
 
 def head_loss(hidden: Array, weight: Array, bias: Array | None, labels: Array, label_smoothing: float = 0.0) -> Array:
-    """Mean cross-entropy of `hidden @ weight.T + bias`, a float32 scalar, over labels that are not -100.
+    """Mean cross-entropy of `hidden @ weight.T + bias`, a float32 scalar, over labels that are not -100; 0 without any.
 
     Products are computed in the dtype of `hidden`, everything else in float32. The gradient is that of reverse mode, by
     `jax.grad` and its relatives; there is no forward mode.
@@ -96,17 +102,21 @@ def _loss_and_gradients(
 
     def part(rows: Array, targets: Array, shares: Array) -> tuple[Array, Gradients]:
         """The loss of some rows, and its gradients."""
-        logits = lax.dot_general(rows, table, (((1,), (1,)), ((), ())), preferred_element_type=precise)
+        logits = lax.dot_general(rows, table, _BOTH_SECOND, preferred_element_type=precise)
         if bias is not None:
             logits = logits + bias.astype(precise)[None]
         losses, norms, right = _losses(logits, targets, label_smoothing)
+        loss, (of_rows, of_weight, of_bias) = (losses * shares).sum(), learnt
+        if not any(learnt):
+            return loss, Gradients(None, None, None)
         wrong = jnp.exp(logits - norms) - label_smoothing / logits.shape[1]
-        gradient = (jnp.where(right, wrong - (1.0 - label_smoothing), wrong) * shares[:, None]).astype(rows.dtype)
-        of_rows = lax.dot_general(gradient, table, (((1,), (0,)), ((), ())))
-        of_weight = lax.dot_general(gradient, rows, (((0,), (0,)), ((), ())), preferred_element_type=precise)
-        every = (of_rows, of_weight, gradient.astype(precise).sum(0))
-        wanted = (one if is_learnt else None for one, is_learnt in zip(every, learnt, strict=True))
-        return (losses * shares).sum(), Gradients(*wanted)
+        precise_gradient = jnp.where(right, wrong - (1.0 - label_smoothing), wrong) * shares[:, None]
+        gradient = precise_gradient.astype(rows.dtype)
+        return loss, Gradients(
+            lax.dot_general(gradient, table, _SECOND_AND_FIRST) if of_rows else None,
+            lax.dot_general(gradient, rows, _BOTH_FIRST, preferred_element_type=precise) if of_weight else None,
+            precise_gradient.sum(0) if of_bias else None,
+        )
 
     count = _parts(rows.shape[0], weight.shape[0])
     if count == 1:
@@ -145,7 +155,7 @@ def _losses(logits: Array, labels: Array, label_smoothing: float) -> tuple[Array
 def _shares(labels: Array, dtype: Any) -> Array:
     """What each label counts for in the mean."""
     counted = (labels != -100).astype(dtype)
-    return counted / counted.sum()
+    return counted / jnp.maximum(counted.sum(), 1.0)
 
 
 def _parts(rows: int, words: int) -> int:

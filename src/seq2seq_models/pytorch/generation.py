@@ -459,8 +459,9 @@ class GenerationMixin:
         changed = [name for name in sorted({**expected, **found}) if not _is_same(expected.get(name), found.get(name))]
         if changed:
             raise GenerationError(
-                f"`prepare_inputs_for_generation` must leave the inputs as they are, got others for {', '.join(changed)}. "
-                "`generate` does not go through it; of the methods of peft, adapters and prompts of an encoder work."
+                "`prepare_inputs_for_generation` must leave the inputs as they are, got others for "
+                f"{', '.join(changed)}. `generate` does not go through it. Of the methods of peft, adapters work, and "
+                "prompts of an encoder."
             )
 
     def _prepare_encoder_decoder_kwargs_for_generation(

@@ -185,7 +185,7 @@ class LanguageModel(PreTrainedModel, GenerationMixin):
         The tied head gives the same weight a gradient of all rows, to which these are added; as tables of their own,
         they would be two more of [V, D], nearly all zeros.
         """
-        embedding = self.get_input_embeddings()
+        embedding: nn.Module = self.get_input_embeddings()
         if not isinstance(embedding, nn.Embedding):  # wrapped, by an adapter say
             yield
             return

@@ -265,8 +265,8 @@ class Decoder(Stack):
         if past is not None and not isinstance(past, Cache):
             if not isinstance(past, Sequence):
                 raise InputError(
-                    f"`past_key_values` must be a cache of this library or tuples of tensors, got {type(past)}. Convert "
-                    "it with to_legacy_cache; of the methods of peft, prefix tuning is not possible."
+                    f"`past_key_values` must be a cache of this library or tuples of tensors, got {type(past)}. "
+                    "Convert it with to_legacy_cache. Of the methods of peft, prefix tuning is not possible."
                 )
             is_full = len(past) > 0 and len(past[0]) > 2
             kind = EncoderDecoderCache if has_memory or is_full else DynamicCache

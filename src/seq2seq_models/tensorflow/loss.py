@@ -61,9 +61,8 @@ def head_loss(hidden: Any, weight: Any, bias: Any, labels: Any, label_smoothing:
         total, gradients = _summed(part, tf.stop_gradient(rows), tf.stop_gradient(weight), targets)
 
         def gradient(of_loss: Any) -> Any:
-            scale = of_loss / count
-            found = zip(gradients(), (rows, weight), strict=True)
-            return [tf.cast(tf.cast(one, tf.float32) * scale, like.dtype) for one, like in found]
+            of_rows, of_weight = gradients(of_loss / count)
+            return tf.cast(of_rows, rows.dtype), tf.cast(of_weight, weight.dtype)
 
         return total / count, gradient
 
@@ -98,21 +97,22 @@ class _Part:
             gradient -= share / weight.shape[0]
         return tf.reduce_sum(tf.where(counted, losses, 0.0)), gradient
 
-    def gradients(self, rows: Any, weight: Any, targets: Any, gradient: Any) -> tuple[Any, Any]:
-        """The gradients of rows [N, D] and weight [V, D] for that of the logits."""
-        gradient, counts = tf.cast(gradient, rows.dtype), tf.cast(targets != -100, rows.dtype)[:, None]
+    def gradients(self, rows: Any, weight: Any, targets: Any, gradient: Any, scale: Any = 1.0) -> tuple[Any, Any]:
+        """The gradients of rows [N, D] and weight [V, D], times a scale, for that of the logits."""
+        gradient, counted = tf.cast(gradient, rows.dtype), (targets != -100)[:, None]
+        counts = tf.cast(tf.where(counted, scale, 0.0), rows.dtype)  # onto what is small: no row of logits is touched
         of_rows = counts * tf.matmul(gradient, tf.cast(weight, rows.dtype))
         return of_rows, tf.matmul(gradient, counts * rows, transpose_a=True)
 
 
-def _summed(part: _Part, rows: Any, weight: Any, targets: Any) -> tuple[Any, Callable[[], tuple[Any, Any]]]:
-    """The summed loss, and what gives the gradients of rows and weight."""
+def _summed(part: _Part, rows: Any, weight: Any, targets: Any) -> tuple[Any, Callable[[Any], list[Any]]]:
+    """The summed loss, and what gives the gradients of rows and weight, times a scale."""
     number, most = rows.shape[0], max(ELEMENTS // weight.shape[0], 1)
     if number is None or number > most:
         total, *gradients = _block_by_block(part, rows, weight, targets, most)
-        return total, lambda: (gradients[0], gradients[1])
+        return total, lambda scale: [tf.cast(one, tf.float32) * scale for one in gradients]
     total, gradient = part.loss(rows, weight, targets)
-    return total, lambda: part.gradients(rows, weight, targets, gradient)
+    return total, lambda scale: list(part.gradients(rows, weight, targets, gradient, scale))
 
 
 def _block_by_block(part: _Part, rows: Any, weight: Any, targets: Any, most: int) -> tuple[Any, Any, Any]:
