@@ -22,7 +22,8 @@ kinds, which is then wrong. For real summaries take a real checkpoint, such as `
 - Architecture: Pegasus, 2 + 2 layers, 128 wide, real layout of special tokens (ids 0 to 105), sinusoidal positions.
 - Text: made up by `examples/demo_reports.py` of this project; no person's words are in it. Reports have one to ten
   sentences, at most about 150 tokens; longer input is accepted (512 tokens), but was never trained.
-- Training: `examples/make_demo_checkpoints.py`, on one CPU core, a few minutes.
+- Training: `examples/make_demo_checkpoints.py`, which fine-tunes random weights with `examples/finetune_pytorch.py`, on
+  one CPU core, a few minutes.
 - Measured: {share:.1%} exact match on {count} held-out reports, with the settings in generation_config.json
   (`python examples/make_demo_checkpoints.py --evaluate {count}`). A text is held out by its checksum, so none of
   them was ever trained on; their phrases and most of their names were.
@@ -46,9 +47,9 @@ real talk take a real checkpoint, such as `facebook/blenderbot_small-90M`.
 - Architecture: BlenderbotSmall, 2 + 2 layers, 128 wide, 512 learned positions, the special tokens' real names.
 - Text: made up by `examples/demo_talk.py` of this project; no person's words are in it. The reply is a function of the
   turns that are visible: what was dropped from a long talk is forgotten.
-- Training: `examples/make_demo_checkpoints.py`, on one CPU core, a few minutes. Most talks had up to seven replies;
-  some filled the window, and others began at a position anywhere in it, so that every row of the encoder's positions
-  was trained. The decoder's rows were trained as far as replies reach, about 30 tokens.
+- Training: `examples/make_demo_checkpoints.py`, which fine-tunes random weights with `examples/finetune_pytorch.py`, on
+  one CPU core, a few minutes: first on talks of up to two replies, then four, then seven, of which one in twenty was
+  longer, up to the whole window. The decoder's rows of positions were trained as far as replies reach, about 30 tokens.
 - Measured: {share:.1%} exact match on {count} held-out talks of one to seven replies, with the settings in
   generation_config.json (`python examples/make_demo_checkpoints.py --evaluate {count}`). A talk is held out by its
   checksum, so none of them was ever trained on; their phrases and most of their names were.

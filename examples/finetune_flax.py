@@ -89,7 +89,11 @@ class FlaxLearner:
         trained = lambda params: {name: name != "final_logits_bias" for name in params}  # noqa: E731
         decay = optax.add_decayed_weights(self.settings.weight_decay, trained)
         if self.settings.optimizer == "adafactor":
-            scaled = (optax.scale_by_factored_rms(min_dim_size_to_factor=2), optax.clip_by_block_rms(1.0), optax.scale_by_param_block_rms())
+            scaled = (
+                optax.scale_by_factored_rms(min_dim_size_to_factor=2),
+                optax.clip_by_block_rms(1.0),
+                optax.scale_by_param_block_rms(),
+            )
             return optax.chain(*scaled, decay)
         return optax.chain(optax.scale_by_adam(), decay)
 

@@ -14,6 +14,7 @@ import io
 import os
 import pickle
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -34,8 +35,8 @@ EPSILON = 1e-8
 class AdamW(keras.optimizers.Adam):
     """Keras' Adam in one kernel for each weight, which updates it and both moments in place.
 
-    Keras, as TensorFlow, adds epsilon to the root before that is corrected for the first steps, so the same number means
-    another thing in each of them; here it means what it does in PyTorch.
+    Keras adds epsilon to a root that is not yet corrected for the first steps, so that it means another thing in each of
+    them; here it means what it does in PyTorch.
 
     Source: Kingma & Ba 2015, algorithm 1; Loshchilov & Hutter 2019, for the weight decay that Keras adds.
     """
@@ -75,8 +76,7 @@ class TensorFlowLearner:
             tf.config.set_visible_devices([], "GPU")
         self.strategy = tf.distribute.get_strategy()
         if "TF_CONFIG" in os.environ:  # the cluster, and which of its processes this one is
-            self.strategy = tf.distribute.MultiWorkerMirroredStrategy()
-            self.rank, self.world = self.strategy.cluster_resolver.task_id, self.strategy.num_replicas_in_sync
+            self.join()
         noise: dict[str, Any] = {}
         if settings.dropout is not None:
             noise = dict.fromkeys(("dropout", "attention_dropout", "activation_dropout"), settings.dropout)
@@ -89,11 +89,28 @@ class TensorFlowLearner:
         state = [*self.model.variables, *self.optimizer.variables]
         self.state = tf.train.Checkpoint(variables=[variable.value for variable in state])
         # Traced once for each shape of a batch, and run as graphs from then on.
-        self.differentiate, self.measure = tf.function(self.gradients), tf.function(self.cross_entropy)
-        self.update, self.everywhere = tf.function(self.updated), tf.function(self.collected)
+        graph = partial(tf.function, autograph=False)
+        self.differentiate, self.measure = graph(self.gradients), graph(self.cross_entropy)
+        self.update, self.everywhere = graph(self.updated), graph(self.summed)
+        self.collect = graph(self.collected, input_signature=[tf.TensorSpec([None], tf.int32)])
+
+    def join(self) -> None:
+        """Join the other processes of the run.
+
+        Raises:
+            ValueError: a process has several devices, or is no worker.
+        """
+        self.strategy = tf.distribute.MultiWorkerMirroredStrategy()
+        resolver, replicas = self.strategy.cluster_resolver, self.strategy.num_replicas_in_sync
+        self.rank, self.world = resolver.task_id, resolver.cluster_spec().num_tasks("worker")
+        if self.world != replicas:
+            raise ValueError(
+                f"TF_CONFIG must name a worker for each device, got {self.world} for {replicas}. Start a process for "
+                "each GPU, with its CUDA_VISIBLE_DEVICES, and name no other kind of task."
+            )
 
     def make_optimizer(self) -> keras.optimizers.Optimizer:
-        """AdamW, or Adafactor, which keeps sums of rows and columns instead of a second moment."""
+        """AdamW, or Adafactor, of which Keras keeps half as much state."""
         decay = self.settings.weight_decay or None
         if self.settings.optimizer == "adafactor":
             return keras.optimizers.Adafactor(learning_rate=0.0, weight_decay=decay)
@@ -116,14 +133,19 @@ class TensorFlowLearner:
         found = tape.gradient(loss, [weight.value for weight in self.weights])
         return loss, [tf.convert_to_tensor(gradient) for gradient in found]
 
-    def collected(self, loss: tf.Tensor, gradients: list[tf.Tensor]) -> tuple[tf.Tensor, list[tf.Tensor]]:
+    def summed(self, loss: tf.Tensor, gradients: list[tf.Tensor]) -> tuple[tf.Tensor, list[tf.Tensor]]:
         """The sums over all processes."""
 
         def add(values: list[tf.Tensor]) -> list[tf.Tensor]:
-            return tf.distribute.get_replica_context().all_reduce(tf.distribute.ReduceOp.SUM, values)
+            here = [tf.identity(value) for value in values]  # on this process's device, where the sums go
+            return tf.distribute.get_replica_context().all_reduce(tf.distribute.ReduceOp.SUM, here)
 
         loss, *gradients = self.strategy.run(add, args=([loss, *gradients],))
         return loss, gradients
+
+    def collected(self, mine: tf.Tensor) -> tf.Tensor:
+        """The rows of all processes, in the order of their ranks."""
+        return self.strategy.gather(mine, axis=0)
 
     def updated(self, gradients: list[tf.Tensor]) -> tf.Tensor:
         """Change the weights; the gradient's norm before it was clipped."""
@@ -139,8 +161,8 @@ class TensorFlowLearner:
         """One update; the mean loss, and the gradient's norm."""
         # Seeds for each update: one that is made after a kill drops what it would have dropped before.
         seeds = np.random.SeedSequence([self.settings.seed, number, self.rank]).generate_state(4)
-        for stack, pair in zip((self.model.get_encoder(), self.model.get_decoder()), (seeds[:2], seeds[2:])):
-            stack.seeds.state.assign(pair)
+        self.model.get_encoder().seeds.state.assign(seeds[:2])
+        self.model.get_decoder().seeds.state.assign(seeds[2:])
         total: Any = None
         for batch in several:
             found = self.differentiate(self.tensors(batch), tf.constant(batch.labels / labels, tf.float32))
@@ -183,8 +205,9 @@ class TensorFlowLearner:
         """The values of all processes, in the order of their ranks."""
         if self.world == 1:
             return values
-        mine = tf.constant(np.frombuffer(pickle.dumps(values[0]), np.uint8))
-        every = io.BytesIO(self.strategy.gather(mine, axis=0).numpy().tobytes())
+        mine = np.frombuffer(pickle.dumps(values[0]), np.uint8)
+        rows = self.collect(tf.constant(mine, tf.int32))  # bytes themselves are not collected
+        every = io.BytesIO(rows.numpy().astype(np.uint8).tobytes())
         return [pickle.load(every) for _ in range(self.world)]
 
 

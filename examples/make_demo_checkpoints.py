@@ -182,7 +182,7 @@ def _talk_model(vocabulary: int) -> Any:
 RECIPES = (
     Recipe(
         name="pegasus-demo",
-        stages=(Stage(_report_rows, 2600),),
+        stages=(Stage(_report_rows, 3600),),
         held_out=_held_out_reports,
         vocabulary=_report_vocabulary,
         tokenizer=PegasusTokenizer,

@@ -152,6 +152,7 @@ def test_no_reply_repeats_three_tokens(script: ModuleType) -> None:
         assert max(runs.values()) == 1, one.reply
 
 
+@pytest.mark.filterwarnings("ignore:torch.distributed is disabled:UserWarning")  # as the script itself does
 def test_training_starts_to_learn_and_writes_a_checkpoint(script: ModuleType, tmp_path: Path) -> None:
     import torch
 

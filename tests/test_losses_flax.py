@@ -55,7 +55,8 @@ def test_value_and_gradients(elements: int, smoothing: float, with_bias: bool) -
     near(language_modeling_loss(hidden @ weight.T, kept, smoothing), plain(hidden, weight, None, kept, smoothing))
     which = (0, 1, 2) if with_bias else (0, 1)
     ours, theirs = (
-        jax.value_and_grad(lambda *x, one=one: 3 * one(*x, kept, smoothing), which)(*given) for one in (head_loss, plain)
+        jax.value_and_grad(lambda *x, one=one: 3 * one(*x, kept, smoothing), which)(*given)
+        for one in (head_loss, plain)
     )
     near(head_loss(*given, kept, smoothing), plain(*given, kept, smoothing))
     near(ours, theirs)
@@ -65,7 +66,9 @@ def test_it_is_pytorch_s(elements: int) -> None:
     hidden, weight, bias, labels = inputs()
     states = [torch.tensor(np.asarray(one), requires_grad=True) for one in (hidden, weight, bias)]
     logits = torch.nn.functional.linear(*states).flatten(0, 1)
-    theirs = torch.nn.functional.cross_entropy(logits, torch.tensor(np.asarray(labels)).long().flatten(), label_smoothing=0.1)
+    theirs = torch.nn.functional.cross_entropy(
+        logits, torch.tensor(np.asarray(labels)).long().flatten(), label_smoothing=0.1
+    )
     loss, found = jax.value_and_grad(head_loss, (0, 1, 2))(hidden, weight, bias, labels, 0.1)
     near(loss, theirs)
     near(found, list(torch.autograd.grad(theirs, states)))
@@ -205,7 +208,9 @@ def test_logits_are_never_all_there(family: str, monkeypatch: pytest.MonkeyPatch
     assert most_logits(jax.grad(whole), model.params) == 24 * 9
 
 
-@pytest.mark.parametrize("rows, parts", [(480, 120), (479, 120), (7, 2), (8, 2), (4, 1), (5, 2), (13, 4), (22, 11), (23, 6)])
+@pytest.mark.parametrize(
+    "rows, parts", [(480, 120), (479, 120), (7, 2), (8, 2), (4, 1), (5, 2), (13, 4), (22, 11), (23, 6)]
+)
 def test_parts_are_even_where_that_is_possible(rows: int, parts: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(room, "ELEMENTS", V * 4)
     assert room._parts(rows, V) == parts

@@ -141,7 +141,7 @@ def _loss_and_gradients(
 
 
 def _losses(logits: Array, labels: Array, label_smoothing: float) -> tuple[Array, Array, Array]:
-    """The loss of each row [...], the logarithm of its sum of exponentials [..., 1], and where its label is [..., V]."""
+    """The loss of each row [...], the logarithm of its exponentials' sum [..., 1], and where its label is [..., V]."""
     # Compared, not looked up: so it needs no pass of its own over the logits, and words may be split over devices.
     words = jnp.arange(logits.shape[-1], dtype=labels.dtype).reshape((1,) * labels.ndim + (-1,))
     right = labels[..., None] == words
@@ -159,7 +159,7 @@ def _shares(labels: Array, dtype: Any) -> Array:
 
 
 def _parts(rows: int, words: int) -> int:
-    """How many parts the rows are computed in; such that none is filled up, if that needs no more than twice as many."""
+    """How many parts the rows are computed in: such that none is filled up, if at most twice as many are even."""
     mesh = jax.sharding.get_abstract_mesh()
     fewest = max(-(-rows * words // (ELEMENTS * max(mesh.size, 1))), 1)
     return next((count for count in range(fewest, 2 * fewest + 1) if rows % count == 0), fewest)

@@ -312,5 +312,6 @@ class CausalModule(LanguageModule):
         return self.decode(*inputs, **options)
 
     def _states(self, labels: Array, inputs: dict[str, Any]) -> Array:
-        states: Array = self._decoder()(**inputs).last_hidden_state
+        states = self._decoder()(**inputs).last_hidden_state
+        assert states is not None
         return states
