@@ -27,7 +27,6 @@ USUAL = {
     "batch-size": "16",
     "learning-rate": "1e-3",
     "warmup-steps": "20",
-    "pad-to-multiple-of": "64",
 }
 
 

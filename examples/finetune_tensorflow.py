@@ -35,7 +35,7 @@ EPSILON = 1e-8
 class AdamW(keras.optimizers.Adam):
     """Keras' Adam in one kernel for each weight, which updates it and both moments in place.
 
-    Keras adds epsilon to a root that is not yet corrected for the first steps, so that it means another thing in each of
+    Keras adds epsilon to a root that is not yet corrected for the first steps, so it means another thing in each of
     them; here it means what it does in PyTorch.
 
     Source: Kingma & Ba 2015, algorithm 1; Loshchilov & Hutter 2019, for the weight decay that Keras adds.

@@ -143,6 +143,7 @@ def test_adafactor_keeps_rows_and_columns_only(tiny: Path, tmp_path: Path) -> No
     assert made.state[0].v_row["model"]["shared"]["embedding"].shape == (24,)
 
 
+@pytest.mark.heavy
 def test_dropout_is_drawn_for_each_update(tiny: Path, tmp_path: Path) -> None:
     found = []
     for seed, numbers in ((1, (0, 0, 1)), (2, (0,))):

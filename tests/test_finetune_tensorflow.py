@@ -105,26 +105,32 @@ def test_evaluation_is_that_of_pytorch(tiny: Path, tmp_path: Path) -> None:
     assert ours.generate(batch) == theirs.generate(batch)
 
 
-def test_dropout_follows_the_seed_the_update_and_the_process(tiny: Path, tmp_path: Path) -> None:
-    made = TensorFlowLearner(settings(tiny, tmp_path, dropout=0.3))
-    once = stepped(made, rate=0.0)
-    assert stepped(made, range(2, 3), rate=0.0) == once[2:]
-    made.rank = 1
-    assert stepped(made, range(2, 3), rate=0.0) != once[2:]
-    made.rank, made.settings = 0, replace(made.settings, seed=1)
-    assert stepped(made, range(2, 3), rate=0.0) != once[2:]
+@pytest.fixture(scope="module")
+def noisy(tiny: Path, tmp_path_factory: pytest.TempPathFactory) -> TensorFlowLearner:
+    """A learner with dropout."""
+    return TensorFlowLearner(settings(tiny, tmp_path_factory.mktemp("noisy"), dropout=0.3))
 
 
-def test_a_state_holds_all_that_the_next_update_depends_on(tiny: Path, tmp_path: Path) -> None:
-    asked = settings(tiny, tmp_path, dropout=0.3)
-    first, again = TensorFlowLearner(asked), TensorFlowLearner(asked)
-    stepped(first)
-    first.save_state(tmp_path)
-    expected = stepped(first, range(3, 5))
-    again.load_state(tmp_path)
-    assert stepped(again, range(3, 5)) == expected
-    for made, name in ((first, "first"), (again, "again")):
-        made.save(tmp_path / name)
+def test_dropout_follows_the_seed_the_update_and_the_process(noisy: TensorFlowLearner) -> None:
+    asked = noisy.settings
+    once = stepped(noisy, rate=0.0)
+    assert stepped(noisy, range(2, 3), rate=0.0) == once[2:]
+    noisy.rank = 1
+    assert stepped(noisy, range(2, 3), rate=0.0) != once[2:]
+    noisy.rank, noisy.settings = 0, replace(asked, seed=1)
+    assert stepped(noisy, range(2, 3), rate=0.0) != once[2:]
+    noisy.settings = asked
+
+
+def test_a_state_holds_all_that_the_next_update_depends_on(noisy: TensorFlowLearner, tmp_path: Path) -> None:
+    stepped(noisy)
+    noisy.save_state(tmp_path)
+    expected = stepped(noisy, range(3, 5))
+    noisy.save(tmp_path / "first")
+    assert stepped(noisy, range(3, 5)) != expected
+    noisy.load_state(tmp_path)
+    assert stepped(noisy, range(3, 5)) == expected
+    noisy.save(tmp_path / "again")
     same_weights(tmp_path / "first", tmp_path / "again", within=0.0)
 
 
@@ -137,6 +143,9 @@ def test_bfloat16_is_close_and_keeps_float32_weights(tiny: Path, tmp_path: Path)
     assert {str(variable.dtype) for variable in made.weights} == {"float32"}
 
 
+@pytest.mark.parametrize(
+    "options, word", [({"shard_model": 2}, "--shard-model"), ({"gradient_checkpointing": True}, "--gradient-check")]
+)
 def test_what_it_cannot_do_is_said(options: dict[str, Any], word: str, tiny: Path, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=word):
         TensorFlowLearner(settings(tiny, tmp_path, **options))
