@@ -4,10 +4,11 @@
     python benchmarks/training_step.py --framework tensorflow       # or flax
     python benchmarks/training_step.py --family pegasus --batch 2 --rounds 1
 
-A step is the loss, its gradient, and AdamW, in float32 without dropout. Both sides use the same optimizer of the same
-framework, compiled in the way that framework's users do: not at all in PyTorch, `tf.function`, `jax.jit` with donated
-state. Ours calls `model.cross_entropy`, theirs the loss of the model (in Flax, which has none, optax's). A row is the
-median over the rounds, a step's seconds the median after the first two. Needs transformers 4.57.6 beside this library.
+A step is the loss, its gradient, and AdamW, in float32 without dropout, compiled in the way that framework's users do:
+not at all in PyTorch, `tf.function`, `jax.jit` with donated state. Ours is the step of examples/finetune_*.py: it calls
+`model.cross_entropy`, and in TensorFlow uses an AdamW of its own; theirs takes the model's loss (in Flax, which has none,
+optax's) and the framework's AdamW. A row is the median over the rounds, a step's seconds the median after the first two.
+Needs transformers 4.57.6 beside this library.
 """
 
 from __future__ import annotations
@@ -59,10 +60,14 @@ def tensorflow_step(model: Any, library: str) -> Step:
     import tensorflow as tf
 
     if library == OURS:
-        import keras
+        sys.path.insert(0, str(Path(__file__).parent.parent / "examples"))
+        from finetune_tensorflow import EPSILON, AdamW
+
+        optimizer = AdamW(RATE, epsilon=EPSILON)
     else:
-        import tf_keras as keras
-    optimizer = keras.optimizers.AdamW(RATE, weight_decay=0.0)
+        import tf_keras
+
+        optimizer = tf_keras.optimizers.AdamW(RATE, weight_decay=0.0)
 
     @tf.function
     def step(batch: Any) -> Any:

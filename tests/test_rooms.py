@@ -86,7 +86,7 @@ EXCEPTIONS = [
         "upstream has cache objects in PyTorch only; TensorFlow documents tuples, Flax the dict of init_cache",
     ),
     Difference(
-        "flax", "class elsewhere", {"LanguageModel", "DecoderWrapper"}, "parts of modules are in `modules`", "heads"
+        "flax", "class elsewhere", {"DecoderWrapper"}, "parts of modules are in `modules`", "heads"
     ),
     Difference("tensorflow", "argument", {"training"}, DOCUMENTED, ALL_HEADS),
     Difference("tensorflow", "argument", {"decoder_position_ids"}, DOCUMENTED, WITH_ENCODER),
