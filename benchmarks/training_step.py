@@ -4,11 +4,11 @@
     python benchmarks/training_step.py --framework tensorflow       # or flax
     python benchmarks/training_step.py --family pegasus --batch 2 --rounds 1
 
-A step is the loss, its gradient, and AdamW, in float32 without dropout, compiled in the way that framework's users do:
-not at all in PyTorch, `tf.function`, `jax.jit` with donated state. Ours is the step of examples/finetune_*.py: it calls
-`model.cross_entropy`, and in TensorFlow uses an AdamW of its own; theirs takes the model's loss (in Flax, which has none,
-optax's) and the framework's AdamW. A row is the median over the rounds, a step's seconds the median after the first two.
-Needs transformers 4.57.6 beside this library.
+A step is the loss, its gradient, and AdamW, in float32 without dropout, compiled as that framework's users do: not at
+all in PyTorch, `tf.function`, `jax.jit` with donated state. Ours is the step of examples/finetune_*.py: it calls
+`model.cross_entropy`, and in TensorFlow uses an AdamW of its own; theirs takes the model's loss (in Flax, which has
+none, optax's) and the framework's AdamW. A row is the median over the rounds, a step's seconds the median after the
+first two. Needs transformers 4.57.6 beside this library.
 """
 
 from __future__ import annotations
