@@ -85,9 +85,7 @@ EXCEPTIONS = [
         {"DynamicCache", "EncoderDecoderCache", "StaticCache"},
         "upstream has cache objects in PyTorch only; TensorFlow documents tuples, Flax the dict of init_cache",
     ),
-    Difference(
-        "flax", "class elsewhere", {"DecoderWrapper"}, "parts of modules are in `modules`", "heads"
-    ),
+    Difference("flax", "class elsewhere", {"DecoderWrapper"}, "parts of modules are in `modules`", "heads"),
     Difference("tensorflow", "argument", {"training"}, DOCUMENTED, ALL_HEADS),
     Difference("tensorflow", "argument", {"decoder_position_ids"}, DOCUMENTED, WITH_ENCODER),
     Difference("tensorflow", "no argument", {"cache_position"}, DOCUMENTED, ALL_HEADS),
