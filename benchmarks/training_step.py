@@ -6,8 +6,9 @@
 
 A step is the loss, its gradient, and AdamW, in float32 without dropout, compiled as that framework's users do: not at
 all in PyTorch, `tf.function`, `jax.jit` with donated state. Ours is the step of examples/finetune_*.py: it calls
-`model.cross_entropy`, and in TensorFlow uses an AdamW of its own; theirs takes the model's loss (in Flax, which has
-none, optax's) and the framework's AdamW. A row is the median over the rounds, a step's seconds the median after the
+`model.cross_entropy`, in TensorFlow uses an AdamW of its own, and in PyTorch lets the process keep the memory that it
+frees (examples/finetuning/memory.py); theirs takes the model's loss (in Flax, which has none, optax's), the framework's
+AdamW, and memory as the system gives it. A row is the median over the rounds, a step's seconds the median after the
 first two. Needs transformers 4.57.6 beside this library.
 """
 
@@ -29,6 +30,8 @@ from typing import Any
 import numpy as np
 from generate import CLASSES, OURS, PREFIX, SHAPES, peak_mb
 
+sys.path.insert(0, str(Path(__file__).parent.parent / "examples"))
+
 THEIRS = "transformers"
 RATE = 1e-5
 QUIET = {"dropout": 0.0, "attention_dropout": 0.0, "activation_dropout": 0.0}
@@ -40,6 +43,10 @@ def pytorch_step(model: Any, library: str) -> Step:
     """A step in PyTorch."""
     import torch
 
+    if library == OURS:
+        from finetuning.memory import keep_freed_memory
+
+        keep_freed_memory()
     model.train()
     weights = [weight for weight in model.parameters() if weight.requires_grad]
     optimizer = torch.optim.AdamW(weights, lr=RATE, weight_decay=0.0, fused=True)
@@ -60,7 +67,6 @@ def tensorflow_step(model: Any, library: str) -> Step:
     import tensorflow as tf
 
     if library == OURS:
-        sys.path.insert(0, str(Path(__file__).parent.parent / "examples"))
         from finetune_tensorflow import EPSILON, AdamW
 
         optimizer = AdamW(RATE, epsilon=EPSILON)

@@ -35,6 +35,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from finetuning.arguments import Settings, parse
 from finetuning.batches import Batch
+from finetuning.memory import keep_freed_memory
 from finetuning.training import fine_tune
 from seq2seq_models import AutoModelForSeq2SeqLM
 from seq2seq_models.bundled import resolve_model
@@ -210,6 +211,7 @@ class PyTorchLearner:
 
 if __name__ == "__main__":
     settings = parse(__doc__)
+    keep_freed_memory()
     fine_tune(settings, PyTorchLearner(settings))
     if distributed.is_initialized():
         distributed.destroy_process_group()

@@ -128,7 +128,9 @@ def test_checkpointing_changes_nothing_but_memory(family, head):
     near(again[0], kept[0])
     jax.tree.map(near, again[1], kept[1])
     recomputing = jax.make_jaxpr(jax.grad(lambda params: loss(params, model)))(model.params)
-    assert "remat" not in str(plain) and "remat" in str(recomputing)
+    # The activation alone is computed again in any case; here whole layers are.
+    layers = model.config.decoder_layers + (model.config.encoder_layers if head == FULL else 0)
+    assert str(recomputing).count("remat") >= str(plain).count("remat") + layers
 
 
 @pytest.mark.heavy

@@ -17,8 +17,8 @@ from jax.custom_derivatives import SymbolicZero
 
 from .attention import wide
 
-ELEMENTS = 2**24
-"""Logits that are there at once on each device, in elements: large enough for fast products."""
+ELEMENTS = 2**25
+"""Logits that are there at once on each device, in elements: about as many as there are weights in a large head."""
 
 
 # What a product of two matrices sums over: the first or second axis of each.
@@ -43,7 +43,8 @@ def language_modeling_loss(logits: Array, labels: Array, label_smoothing: float 
         labels: integers [B, T].
         label_smoothing: share of each label that is spread evenly over all words.
     """
-    losses, _, _ = _losses(logits.astype(wide(logits.dtype)), labels, label_smoothing)
+    values = logits.astype(wide(logits.dtype))
+    losses, _ = _losses(values, jax.nn.logsumexp(values, axis=-1), labels, label_smoothing)
     return (losses * _shares(labels, losses.dtype)).sum()
 
 
@@ -105,11 +106,15 @@ def _loss_and_gradients(
         logits = lax.dot_general(rows, table, _BOTH_SECOND, preferred_element_type=precise)
         if bias is not None:
             logits = logits + bias.astype(precise)[None]
-        losses, norms, right = _losses(logits, targets, label_smoothing)
+        highest = logits.max(-1, keepdims=True)
+        # Made once, for the sum and for the gradient: XLA would compute them again inside of either, slowly.
+        powers = lax.optimization_barrier(jnp.exp(logits - highest))  # type: ignore[no-untyped-call]
+        sums = powers.sum(-1, keepdims=True)
+        losses, right = _losses(logits, (highest + jnp.log(sums))[:, 0], targets, label_smoothing)
         loss, (of_rows, of_weight, of_bias) = (losses * shares).sum(), learnt
         if not any(learnt):
             return loss, Gradients(None, None, None)
-        wrong = jnp.exp(logits - norms) - label_smoothing / logits.shape[1]
+        wrong = powers / sums - label_smoothing / logits.shape[1]
         precise_gradient = jnp.where(right, wrong - (1.0 - label_smoothing), wrong) * shares[:, None]
         gradient = precise_gradient.astype(rows.dtype)
         return loss, Gradients(
@@ -140,16 +145,15 @@ def _loss_and_gradients(
     )
 
 
-def _losses(logits: Array, labels: Array, label_smoothing: float) -> tuple[Array, Array, Array]:
-    """The loss of each row [...], the logarithm of its exponentials' sum [..., 1], and where its label is [..., V]."""
-    # Compared, not looked up: so it needs no pass of its own over the logits, and words may be split over devices.
+def _losses(logits: Array, norms: Array, labels: Array, label_smoothing: float) -> tuple[Array, Array]:
+    """The loss of each row [...] for the logarithm of its exponentials' sum [...], and where its label is [..., V]."""
     words = jnp.arange(logits.shape[-1], dtype=labels.dtype).reshape((1,) * labels.ndim + (-1,))
-    right = labels[..., None] == words
-    norms = jax.nn.logsumexp(logits, axis=-1, keepdims=True)
-    losses = norms[..., 0] - (1.0 - label_smoothing) * jnp.where(right, logits, jnp.zeros_like(logits)).sum(-1)
+    # Looked up: compared as below, it would be one more pass over the logits, and XLA would hold them twice.
+    chosen = jnp.take_along_axis(logits, jnp.maximum(labels, 0)[..., None], axis=-1)[..., 0]
+    losses = norms - (1.0 - label_smoothing) * chosen
     if label_smoothing:
         losses = losses - label_smoothing * logits.mean(-1)
-    return losses, norms, right
+    return losses, labels[..., None] == words
 
 
 def _shares(labels: Array, dtype: Any) -> Array:

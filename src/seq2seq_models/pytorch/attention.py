@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from ..errors import InputError
 from .cache import Cache
+from .linear import Linear
 
 
 def padding_mask(mask: Tensor | None, dtype: torch.dtype) -> Tensor | None:
@@ -67,10 +68,10 @@ class Attention(nn.Module):
         self.dropout = dropout
         self.layer = layer
         self.implementation = "sdpa"
-        self.k_proj = nn.Linear(dim, dim)
-        self.v_proj = nn.Linear(dim, dim)
-        self.q_proj = nn.Linear(dim, dim)
-        self.out_proj = nn.Linear(dim, dim)
+        self.k_proj = Linear(dim, dim)
+        self.v_proj = Linear(dim, dim)
+        self.q_proj = Linear(dim, dim)
+        self.out_proj = Linear(dim, dim)
 
     def forward(
         self,

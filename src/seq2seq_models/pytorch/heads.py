@@ -23,7 +23,8 @@ from ..errors import ConfigError
 from .cache import Cache, LegacyCache
 from .generation import GenerationMixin
 from .layers import TokenEmbedding
-from .loss import head_loss, language_modeling_loss
+from .linear import linear
+from .loss import head_loss, language_modeling_loss, learnt_last
 from .model import PreTrainedModel, uninitialised
 from .transformer import Decoder, Encoder
 
@@ -170,7 +171,7 @@ class LanguageModel(PreTrainedModel, GenerationMixin):
     def _logits(self, hidden: Tensor) -> Tensor:
         bias = self._head_bias()
         if type(self.lm_head) is nn.Linear:
-            return F.linear(hidden, self.lm_head.weight, bias)
+            return linear(hidden, self.lm_head.weight, bias)
         logits: Tensor = self.lm_head(hidden)  # wrapped, by an adapter say
         return logits if bias is None else logits + bias
 
@@ -179,32 +180,41 @@ class LanguageModel(PreTrainedModel, GenerationMixin):
         raise NotImplementedError
 
     @contextmanager
-    def _learning(self, labels: Tensor | None) -> Iterator[None]:
+    def _learning(self, labels: Tensor | None) -> Iterator[Tensor | None]:
         """Within, the token embedding's gradient is only the rows that were looked up.
 
         The tied head gives the same weight a gradient of all rows, to which these are added; as tables of their own,
         they would be two more of [V, D], nearly all zeros.
+
+        Yields:
+            What the head is to compute with, if it has a weight.
         """
+        weight = self.lm_head.weight if type(self.lm_head) is nn.Linear else None
         embedding: nn.Module = self.get_input_embeddings()
         if not isinstance(embedding, nn.Embedding):  # wrapped, by an adapter say
-            yield
+            yield weight
             return
-        tied = type(self.lm_head) is nn.Linear and self.lm_head.weight is embedding.weight
-        before, plain = embedding.sparse, torch.compiler.is_compiling() or type(embedding.weight) is not nn.Parameter
-        embedding.sparse = before or (labels is not None and tied and torch.is_grad_enabled() and not plain)
+        plain = torch.compiler.is_compiling() or type(embedding.weight) is not nn.Parameter
+        sparse = labels is not None and weight is embedding.weight and torch.is_grad_enabled() and not plain
+        before, embedding.sparse = embedding.sparse, embedding.sparse or sparse
         try:
-            yield
+            yield learnt_last(weight) if sparse and weight is not None else weight
         finally:
             embedding.sparse = before
 
     def _loss(
-        self, hidden: Tensor, labels: Tensor | None, label_smoothing: float = 0.0, keep_logits: bool = True
+        self,
+        hidden: Tensor,
+        labels: Tensor | None,
+        weight: Tensor | None,
+        label_smoothing: float = 0.0,
+        keep_logits: bool = True,
     ) -> tuple[Tensor | None, Tensor | None]:
-        """The loss, if there are labels, and the logits, if they are to be kept."""
+        """The loss, if there are labels, and the logits, if they are to be kept; the weight is that of `_learning`."""
         if labels is None:
             return None, self._logits(hidden)
-        if type(self.lm_head) is nn.Linear:
-            return head_loss(hidden, self.lm_head.weight, self._head_bias(), labels, label_smoothing, keep_logits)
+        if weight is not None:
+            return head_loss(hidden, weight, self._head_bias(), labels, label_smoothing, keep_logits)
         logits = self._logits(hidden)
         return language_modeling_loss(logits, labels, label_smoothing), logits
 
@@ -222,9 +232,9 @@ class LanguageModel(PreTrainedModel, GenerationMixin):
         Raises:
             InputError: as `forward` does.
         """
-        with self._learning(labels):
+        with self._learning(labels) as weight:
             hidden = self._states(labels, inputs)
-        loss, _ = self._loss(hidden, labels, label_smoothing, keep_logits=False)
+        loss, _ = self._loss(hidden, labels, weight, label_smoothing, keep_logits=False)
         return cast(Tensor, loss)
 
 
@@ -312,7 +322,7 @@ class ConditionalGenerationModel(LanguageModel):
             use_cache = False
             if decoder_input_ids is None and decoder_inputs_embeds is None:
                 decoder_input_ids = self.prepare_decoder_input_ids_from_labels(labels)
-        with self._learning(labels):
+        with self._learning(labels) as weight:
             outputs = self.model(
                 input_ids=input_ids,
                 attention_mask=attention_mask,
@@ -331,7 +341,7 @@ class ConditionalGenerationModel(LanguageModel):
                 return_dict=True,
                 cache_position=cache_position,
             )
-        loss, logits = self._loss(outputs.last_hidden_state, labels)
+        loss, logits = self._loss(outputs.last_hidden_state, labels, weight)
         output = Seq2SeqLMOutput(
             loss=loss,
             logits=logits,
@@ -425,7 +435,7 @@ class CausalModel(LanguageModel):
             InputError: if an input is missing, given twice, of the wrong shape, or longer than the position table.
         """
         return_dict = self.config.use_return_dict if return_dict is None else return_dict
-        with self._learning(labels):
+        with self._learning(labels) as weight:
             outputs = self.model.decoder(
                 input_ids=input_ids,
                 attention_mask=attention_mask,
@@ -441,7 +451,7 @@ class CausalModel(LanguageModel):
                 return_dict=True,
                 cache_position=cache_position,
             )
-        loss, logits = self._loss(outputs.last_hidden_state, labels)
+        loss, logits = self._loss(outputs.last_hidden_state, labels, weight)
         output = CausalLMOutputWithCrossAttentions(
             loss=loss,
             logits=logits,

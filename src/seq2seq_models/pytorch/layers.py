@@ -16,6 +16,7 @@ from ..core.positions import sinusoidal_table
 from ..errors import InputError
 from .attention import Attention
 from .cache import Cache
+from .linear import Linear
 
 ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "gelu": F.gelu,
@@ -82,8 +83,8 @@ class Layer(nn.Module):
 
     def _add_feed_forward(self, config: PretrainedConfig, ffn_dim: int) -> None:
         # Made last: optimizer states saved elsewhere count on the checkpoints' order of parameters.
-        self.fc1 = nn.Linear(config.d_model, ffn_dim)
-        self.fc2 = nn.Linear(ffn_dim, config.d_model)
+        self.fc1 = Linear(config.d_model, ffn_dim)
+        self.fc2 = Linear(ffn_dim, config.d_model)
         self.final_layer_norm = layer_norm(config)
 
     def _enter(self, hidden: Tensor, norm: nn.LayerNorm) -> Tensor:

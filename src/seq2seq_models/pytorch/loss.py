@@ -14,8 +14,13 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-ELEMENTS = 2**24
-"""Logits that are there at once, in elements: large enough for fast products."""
+from .linear import linear
+
+ELEMENTS = 2**25
+"""Logits that are there at once, in elements: about as many as there are weights in a large head."""
+
+WORDS = 2**12
+"""Logits of a row that a CPU computes at a time in float32: as many as stay in its cache until they are used."""
 
 
 def language_modeling_loss(logits: Tensor, labels: Tensor, label_smoothing: float = 0.0) -> Tensor:
@@ -64,6 +69,30 @@ def head_loss(
     return loss, logits
 
 
+def learnt_last(weight: Tensor) -> Tensor:
+    """The same weight, such that the gradient which comes by way of it is added last to the weight's own.
+
+    Autograd goes back in the order of making, so this must be made before what else uses the weight. A gradient of few
+    rows is then added to this one where it is; if this one came first, it would be in a copy of it, [V, D].
+    """
+    out: Tensor = _LearntLast.apply(weight)  # type: ignore[no-untyped-call]
+    return out
+
+
+class _LearntLast(torch.autograd.Function):
+    @staticmethod
+    def forward(weight: Tensor) -> Tensor:
+        return weight.view_as(weight)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+        pass
+
+    @staticmethod
+    def backward(ctx: Any, of_weight: Tensor) -> Tensor:
+        return of_weight
+
+
 class _HeadLoss(torch.autograd.Function):
     """The loss with its gradient, computed together; see the head of this file."""
 
@@ -77,56 +106,29 @@ class _HeadLoss(torch.autograd.Function):
         keep_logits: bool,
         learn: bool,
     ) -> tuple[Tensor, Tensor | None, Tensor | None, Tensor | None]:
-        rows, targets = hidden.flatten(0, -2), labels.flatten()
-        counted = targets != -100
-        count = counted.sum()
-        share, targets = (counted / count)[:, None], targets.masked_fill(~counted, 0)[:, None]
-        size, step = weight.shape[0], max(ELEMENTS // weight.shape[0], 1)
-        all_logits = rows.new_empty(rows.shape[0], size) if keep_logits else None
-        of_rows, of_weight = (torch.empty_like(rows), torch.empty_like(weight)) if learn else (None, None)
-        total = torch.zeros((), device=rows.device)
-        # One block of memory for all parts: a new one for each would be cleared by the system every time.
-        block = rows.new_empty(min(step, rows.shape[0]), size)
-        for start in range(0, rows.shape[0], step):
-            at = slice(start, start + step)
-            part, right_one = rows[at], targets[at]
-            logits = _product(part, weight, bias, block[: len(part)])
-            if all_logits is not None:
-                all_logits[at] = logits
-            values = logits.float()
-            highest, place = values.max(1, keepdim=True)
-            right = values.gather(1, right_one)
-            mean = values.mean(1, keepdim=True) if label_smoothing else right
-            torch.softmax(values, 1, out=values)
-            norm = highest - values.gather(1, place).log()
-            losses = norm - (1 - label_smoothing) * right - label_smoothing * mean
-            total += losses.masked_fill(~counted[at, None], 0.0).sum()
-            if of_rows is not None and of_weight is not None:
-                if label_smoothing:
-                    values -= label_smoothing / size
-                values.scatter_add_(1, right_one, torch.full_like(right, label_smoothing - 1))
-                gradient, weights = values.to(rows.dtype), share[at].to(rows.dtype)
-                torch.mm(gradient, weight, out=of_rows[at]).mul_(weights)
-                torch.addmm(of_weight, gradient.T, part * weights, beta=0 if start == 0 else 1, out=of_weight)
-        if all_logits is not None:
-            all_logits = all_logits.view(*hidden.shape[:-1], size)
-        return total / count, all_logits, of_rows, of_weight
+        return _loss_and_gradients(hidden, weight, bias, labels, label_smoothing, keep_logits, learn)
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Any, ...]) -> None:
-        hidden, weight = inputs[:2]
+        ctx.save_for_backward(*inputs[:4])
+        ctx.label_smoothing, ctx.gradients = inputs[4], output[2:]
         ctx.mark_non_differentiable(*(one for one in output[2:] if one is not None))
-        ctx.save_for_backward(hidden, weight, *output[2:])
         ctx.set_materialize_grads(False)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, of_loss: Tensor | None, of_logits: Tensor | None, *_: Any) -> tuple[Tensor | None, ...]:
-        hidden, weight, of_rows, of_weight = ctx.saved_tensors
+        hidden, weight, bias, labels = ctx.saved_tensors
         for_hidden = for_weight = None
         if of_loss is not None:
-            for_hidden = (of_rows * of_loss.to(of_rows.dtype)).view_as(hidden)
-            for_weight = of_weight * of_loss.to(of_weight.dtype)
+            # Handed over, not kept: autograd then adds to them where they are. A second backward computes them again.
+            found, ctx.gradients = ctx.gradients, None
+            if found is None:
+                found = _loss_and_gradients(hidden, weight, bias, labels, ctx.label_smoothing, False, True)[2:]
+            of_rows, of_weight = found
+            del found
+            for_hidden = of_rows.mul_(of_loss.to(of_rows.dtype)).view_as(hidden)
+            for_weight = of_weight.mul_(of_loss.to(of_weight.dtype))
         if of_logits is not None:
             more = of_logits @ weight
             again = of_logits.flatten(0, -2).T @ hidden.flatten(0, -2)
@@ -135,5 +137,78 @@ class _HeadLoss(torch.autograd.Function):
         return for_hidden, for_weight, None, None, None, None, None
 
 
-def _product(rows: Tensor, weight: Tensor, bias: Tensor | None, out: Tensor) -> Tensor:
-    return torch.mm(rows, weight.T, out=out) if bias is None else torch.addmm(bias, rows, weight.T, out=out)
+def _loss_and_gradients(
+    hidden: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    labels: Tensor,
+    label_smoothing: float,
+    keep_logits: bool,
+    learn: bool,
+) -> tuple[Tensor, Tensor | None, Tensor | None, Tensor | None]:
+    """The loss, the logits [B, T, V], and the gradients of the loss by the rows [N, D] and by the weight."""
+    rows, targets = hidden.flatten(0, -2), labels.flatten()
+    counted = targets != -100
+    count = counted.sum()
+    share, targets = (counted / count)[:, None], targets.masked_fill(~counted, 0)[:, None]
+    size, step = weight.shape[0], max(ELEMENTS // weight.shape[0], 1)
+    width = WORDS if rows.is_cpu and rows.dtype == torch.float32 else size
+    all_logits = rows.new_empty(rows.shape[0], size) if keep_logits else None
+    of_rows, of_weight = (torch.zeros_like(rows), torch.empty_like(weight)) if learn else (None, None)
+    total = torch.zeros((), device=rows.device)
+    for start in range(0, rows.shape[0], step):
+        at = slice(start, start + step)
+        part, tiles = rows[at], []
+        for first in range(0, size, width):
+            words = slice(first, min(first + width, size))
+            logits = linear(part, weight[words], None if bias is None else bias[words])
+            if all_logits is not None:
+                all_logits[at, words] = logits
+            tiles.append(_Tile(words, logits.float(), targets[at], label_smoothing, size))
+        norm = torch.cat([tile.norm for tile in tiles], 1).logsumexp(1, keepdim=True)
+        wanted = torch.cat([tile.wanted for tile in tiles], 1).sum(1, keepdim=True)
+        total += (norm - wanted).masked_fill(~counted[at, None], 0.0).sum()
+        if of_rows is None or of_weight is None:
+            continue
+        weights = share[at].to(rows.dtype)
+        for tile in tiles:
+            gradient = tile.gradient(norm).to(rows.dtype)
+            of_rows[at] += linear(gradient, weight[tile.words].T)
+            out = of_weight[tile.words]
+            torch.addmm(out, gradient.T, part * weights, beta=0 if start == 0 else 1, out=out)
+        of_rows[at] *= weights
+    if all_logits is not None:
+        all_logits = all_logits.view(*hidden.shape[:-1], size)
+    return total / count, all_logits, of_rows, of_weight
+
+
+class _Tile:
+    """Logits of some rows for a range of words, made into what the loss and its gradient need of them.
+
+    Args:
+        words: the range.
+        logits: float32 [N, words], written over.
+        targets: int64 [N, 1], of all words.
+        label_smoothing: share of each label that is spread evenly over all words.
+        size: the number of all words.
+    """
+
+    def __init__(self, words: slice, logits: Tensor, targets: Tensor, label_smoothing: float, size: int) -> None:
+        self.words, self.evenly = words, label_smoothing / size
+        place = targets - words.start
+        self.place = place.clamp(0, logits.shape[1] - 1)
+        self.certain = torch.where(place == self.place, 1 - label_smoothing, 0.0)
+        highest, where = logits.max(1, keepdim=True)
+        # Part of the logit that the loss is less by, and the logarithm of the summed exponentials, [N, 1].
+        self.wanted = torch.where(place == self.place, logits.gather(1, self.place), 0.0) * (1 - label_smoothing)
+        if label_smoothing:
+            self.wanted += self.evenly * logits.sum(1, keepdim=True)
+        self.values = torch.softmax(logits, 1, out=logits)
+        self.norm = highest - self.values.gather(1, where).log()
+
+    def gradient(self, norm: Tensor) -> Tensor:
+        """Of the rows' losses by these logits, float32 [N, words], for the `norm` [N, 1] of all words; asked once."""
+        self.values *= (self.norm - norm).exp()
+        if self.evenly:
+            self.values -= self.evenly
+        return self.values.scatter_add_(1, self.place, -self.certain)

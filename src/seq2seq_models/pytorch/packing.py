@@ -16,6 +16,8 @@ import torch
 from torch import Tensor, nn
 from torch.utils.weak import WeakTensorKeyDictionary
 
+from .linear import Linear
+
 SMALLEST = 2**18
 """Weights with fewer elements stay as they are: they fit into the processor's cache either way."""
 
@@ -27,7 +29,7 @@ _packed: WeakTensorKeyDictionary = WeakTensorKeyDictionary()  # weight -> (its s
 WORDS = {2: torch.int16, 4: torch.int32}
 """Integers as large as an element, to add up its bits; eight bytes at once take a fraction of the time."""
 
-Linear = Callable[[Tensor], Tensor]
+Product = Callable[[Tensor], Tensor]
 State = tuple[int, int, Tensor]
 
 
@@ -40,7 +42,7 @@ def is_packable(weight: Tensor) -> bool:
     return weight.dtype == torch.float32 or (weight.dtype == torch.bfloat16 and _has_bfloat16())
 
 
-def packed_linear(weight: Tensor, bias: Tensor | None) -> Linear | None:
+def packed_linear(weight: Tensor, bias: Tensor | None) -> Product | None:
     """x @ weight.T + bias over a packed copy of the weight [out, in], or None where there is nothing to gain.
 
     The two operations are PyTorch's own but not part of its public interface, so they are used here only, and where
@@ -66,7 +68,8 @@ def packed(module: nn.Module) -> Iterator[None]:
     try:
         for layer in module.modules():
             # A layer that another library has replaced, or whose forward it has, is left to it.
-            if type(layer) is nn.Linear and "forward" not in layer.__dict__:
+            is_plain = type(layer) in (Linear, nn.Linear) and "forward" not in layer.__dict__
+            if isinstance(layer, nn.Linear) and is_plain:
                 product = packed_linear(layer.weight, layer.bias)
                 if product is not None:
                     layer.__dict__["forward"] = product

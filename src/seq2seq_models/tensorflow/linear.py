@@ -108,10 +108,27 @@ class Linear(Part):
         shape = ops.shape(hidden)
         # Two dimensions: a product over a batch would multiply, and differentiate, row by row.
         flat = ops.reshape(hidden, (-1, shape[-1])) if len(shape) != 2 else hidden
-        out = ops.matmul(flat, ops.cast(self.kernel, hidden.dtype))
-        if self.bias is not None:
-            out = ops.add(out, ops.cast(self.bias, hidden.dtype))
+        kernel = ops.cast(self.kernel, hidden.dtype)
+        if self.bias is None:
+            out = ops.matmul(flat, kernel)
+        else:
+            out = _affine(flat, kernel, ops.cast(self.bias, hidden.dtype))
         return out if len(shape) == 2 else ops.reshape(out, (*shape[:-1], self.out))
+
+
+@tf.custom_gradient  # type: ignore[untyped-decorator]
+def _affine(rows: Any, kernel: Any, bias: Any) -> tuple[Any, Callable[[Any], Any]]:
+    """rows @ kernel + bias; its derivative is TensorFlow's own but for the kernel of one product.
+
+    What `matmul` does with a transposed second factor on several threads of a CPU takes 1.2 to 1.5 times as long as
+    what `einsum` does.
+    """
+
+    def gradient(of_out: Any) -> Any:
+        of_rows = tf.einsum("no,io->ni", of_out, kernel)
+        return of_rows, tf.matmul(rows, of_out, transpose_a=True), tf.raw_ops.BiasAddGrad(out_backprop=of_out)
+
+    return tf.nn.bias_add(tf.matmul(rows, kernel), bias), gradient
 
 
 class LayerNorm(Part):

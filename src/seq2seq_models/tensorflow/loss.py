@@ -78,7 +78,8 @@ class _Part:
 
     def loss(self, rows: Any, weight: Any, targets: Any) -> tuple[Any, Any]:
         """Summed loss and, for the sum, the gradient of the logits float32 [N, V]; of rows without a label too."""
-        logits = tf.matmul(rows, tf.cast(weight, rows.dtype), transpose_b=True)
+        # einsum, not matmul: see `_affine` in linear.py.
+        logits = tf.einsum("nd,vd->nv", rows, tf.cast(weight, rows.dtype))
         if self.bias is not None:
             logits = tf.nn.bias_add(logits, tf.cast(self.bias, logits.dtype))
         values, counted = tf.cast(logits, tf.float32), targets != -100
