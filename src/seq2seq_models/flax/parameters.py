@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, Self
 
 import jax
@@ -224,8 +224,12 @@ class ParameterHolder(PretrainedModelMixin):
             elif tuple(found.shape) != slot.shape:
                 faults.append(f"{'/'.join(slot.path)} expected {list(slot.shape)}, got {list(found.shape)}")
         if missing:
-            advice = " Pass what is under its key 'params'." if "params" in params else ""
-            faults.insert(0, f"missing: {', '.join(sorted(missing))}.{advice}")
+            advice = ""
+            if "params" in params:
+                advice = " Pass what is under its key 'params'."
+            elif len(missing) == len(self._slots):
+                advice = f" These are of another class, with {_several(params)} at the top."
+            faults.insert(0, f"missing: {_several(missing)}.{advice}")
         if faults:
             raise InputError(f"`params` must hold all parameters of {type(self).__name__}; {'; '.join(faults)}")
 
@@ -269,6 +273,12 @@ def floating(dtype: Any) -> Any:
             "It is the dtype of the computation."
         )
     return found
+
+
+def _several(names: Iterable[str]) -> str:
+    """The first names, and how many more there are."""
+    found = sorted(names)
+    return ", ".join(found[:3]) + (f" and {len(found) - 3} more" if len(found) > 3 else "")
 
 
 def _cast(params: Mapping[str, Any], dtype: Any, mask: Any) -> weights.Tree:

@@ -17,7 +17,11 @@ def padding_mask(mask: Tensor | None, dtype: torch.dtype) -> Tensor | None:
     Masked places hold the dtype's lowest finite number, not minus infinity: a row that is masked throughout then
     averages over all places and stays finite. A mask of four dimensions is taken as additive already.
     """
-    if mask is None or mask.dim() == 4:
+    if mask is None:
+        return mask
+    if not isinstance(mask, Tensor):
+        raise InputError(f"`attention_mask` must be a torch.Tensor, got {type(mask).__name__}.")
+    if mask.dim() == 4:
         return mask
     if mask.dim() != 2:
         raise InputError(f"`attention_mask` must have 2 or 4 dimensions, got {mask.dim()}. Pass one 1/0 row per input.")

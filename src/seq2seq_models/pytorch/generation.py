@@ -35,6 +35,7 @@ from .beams import BeamSearch, generators
 from .cache import Cache
 from .contrastive import ContrastiveSearch
 from .diverse_beams import DiverseBeamSearch
+from .layers import check_ids
 from .packing import packed
 from .steps import Criterion, DecoderSteps, Draw, Processor, Records, Scorer, Source, Stop, at_strings
 
@@ -201,6 +202,7 @@ class GenerationMixin:
             if start is None:
                 raise InputError("`generate` needs `input_ids`, or a `bos_token_id` to begin with, got neither.")
             ids = torch.full((1, 1), tokens_of(start)[0], device=self.device)  # type: ignore[attr-defined]
+        check_ids("input_ids", ids, dimensions=2)
         mask = given.get("attention_mask")
         if mask is None:
             mask = _mask_of_padding(ids, config)
@@ -535,8 +537,8 @@ def _decoder_prompt(config: GenerationConfig, given: dict[str, Any]) -> tuple[Te
         raise InputError("`input_ids` and `inputs_embeds` are the same input, got both. Pass one of them.")
     if ids is None and embeds is None and outputs is None:
         raise InputError("`generate` needs `input_ids`, `inputs_embeds` or `encoder_outputs`, got none of them.")
-    if ids is not None and (ids.dim() != 2 or ids.is_floating_point()):
-        raise InputError(f"`input_ids` must be integers [B, S], got {ids.dtype} {list(ids.shape)}.")
+    check_ids("input_ids", ids, dimensions=2)
+    check_ids("decoder_input_ids", given.get("decoder_input_ids"), dimensions=2)
     source = cast(Tensor, outputs[0] if outputs is not None else ids if ids is not None else embeds)
     start = config.decoder_start_token_id if config.decoder_start_token_id is not None else config.bos_token_id
     if start is None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from functools import partial
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -44,6 +45,24 @@ class TokenEmbedding(nn.Embedding):
                 f"token ids must be between 0 and {self.num_embeddings - 1}, got ids from {low} to {high}. "
                 "Use the tokenizer of this checkpoint, or resize_token_embeddings."
             ) from None
+
+
+def check_ids(name: str, ids: Any, dimensions: int | None = None) -> None:
+    """Raise unless token ids are a tensor of integers, with that many dimensions if it is given."""
+    if ids is None:
+        return
+    if not isinstance(ids, Tensor):
+        kind = f"{type(ids).__module__}.{type(ids).__name__}".removeprefix("builtins.")
+        raise InputError(
+            f"`{name}` must be a torch.Tensor of token ids, got {kind}. Ask the tokenizer for "
+            '`return_tensors="pt"`, or make one by torch.tensor.'
+        )
+    if ids.dtype not in (torch.int64, torch.int32):
+        raise InputError(f"`{name}` must be token ids, int64 or int32, got {ids.dtype} {list(ids.shape)}.")
+    if dimensions is not None and ids.dim() != dimensions:
+        raise InputError(
+            f"`{name}` must be integers [B, S], got {ids.dtype} {list(ids.shape)}. One input is `ids[None]`."
+        )
 
 
 class PositionEmbedding(nn.Embedding):

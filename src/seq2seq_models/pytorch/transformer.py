@@ -15,7 +15,15 @@ from ..core.outputs import BaseModelOutput, BaseModelOutputWithPastAndCrossAtten
 from ..errors import InputError
 from .attention import causal_mask, hides_nothing, padding_mask
 from .cache import Cache, DynamicCache, EncoderDecoderCache, LegacyCache
-from .layers import DecoderLayer, EncoderLayer, PositionEmbedding, TokenEmbedding, embedding_scale, layer_norm
+from .layers import (
+    DecoderLayer,
+    EncoderLayer,
+    PositionEmbedding,
+    TokenEmbedding,
+    check_ids,
+    embedding_scale,
+    layer_norm,
+)
 
 
 class Stack(nn.Module):
@@ -150,6 +158,7 @@ class Encoder(Stack):
         """
         need_weights, need_states, return_dict = self._flags(output_attentions, output_hidden_states, return_dict)
         only_one("input_ids", input_ids, "inputs_embeds", inputs_embeds)
+        check_ids("input_ids", input_ids)
         check_head_mask("head_mask", head_mask, len(self.layers))
         hidden = self._embed(input_ids, inputs_embeds)
         mask = padding_mask(attention_mask, hidden.dtype)
@@ -213,6 +222,7 @@ class Decoder(Stack):
         """
         need_weights, need_states, return_dict = self._flags(output_attentions, output_hidden_states, return_dict)
         only_one("decoder_input_ids", input_ids, "decoder_inputs_embeds", inputs_embeds)
+        check_ids("decoder_input_ids", input_ids)
         check_head_mask("head_mask", head_mask, len(self.layers))
         check_head_mask("cross_attn_head_mask", cross_attn_head_mask, len(self.layers))
         cache, is_legacy = self._open_cache(past_key_values, use_cache, encoder_hidden_states is not None)
