@@ -10,13 +10,14 @@ import signal
 import subprocess
 import sys
 import time
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 import seq2seq_models
-from seq2seq_models import cli
+from seq2seq_models import cli, environment
 from seq2seq_models.bundled import demo_checkpoint
 
 FIRE = "A fire broke out in a bakery in Lisbon on Monday. Three people were hurt. The cause is not known."
@@ -289,6 +290,49 @@ def test_info_reads_no_framework_and_no_weight() -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=ENVIRONMENT, check=True)
     assert done.stdout.splitlines()[-1] == "0 []"
+
+
+# The environment.
+
+
+def test_env_tells_versions_and_loads_no_framework() -> None:
+    code = (
+        "import sys; from seq2seq_models.cli import main; code = main(['env', '--json']);"
+        "print(code, [name for name in ('torch', 'tensorflow', 'jax') if name in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=ENVIRONMENT, check=True)
+    *lines, last = done.stdout.splitlines()
+    assert last == "0 []"
+    found = json.loads("\n".join(lines))
+    assert found["seq2seq_models"] == seq2seq_models.__version__
+    assert found["python"] == ".".join(map(str, sys.version_info[:3]))
+    for name in ("torch", "tokenizers", "numpy"):
+        assert found["packages"][name] == version(name)
+
+
+def test_env_hides_what_is_private(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setenv("HF_TOKEN", "hf_secret")
+    monkeypatch.setenv("HF_ENDPOINT", "https://anna:secret@hub.example:8080/api")
+    monkeypatch.delenv("HUGGING_FACE_HUB_TOKEN", raising=False)
+    code, out, _ = inside(capsys, "env")
+    assert code == 0
+    assert "secret" not in out and "anna" not in out
+    assert "  - HF_TOKEN: (set)\n" in out + "\n" and "HUGGING_FACE" not in out
+    assert "  - HF_ENDPOINT: https://(hidden)@hub.example:8080/api" in out
+    assert f"  - torch: {version('torch')}\n" in out
+
+
+def test_env_asks_the_frameworks_for_devices(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def broken() -> list[str]:
+        raise OSError("libcuda.so: no such file")
+
+    monkeypatch.setattr(environment, "DEVICES", {"torch": environment._torch_devices, "jax": broken})
+    code, out, _ = inside(capsys, "env", "--devices", "--json")
+    found = json.loads(out)["devices"]
+    assert code == 0 and found["torch"].split(", ")[0] == "cpu"
+    assert found["jax"] == "OSError: libcuda.so: no such file"
 
 
 # What goes wrong, and how it is told.

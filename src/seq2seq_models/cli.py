@@ -21,6 +21,7 @@ from .checkpoint_commands import add_checkpoint_commands, add_log_options
 from .core.conversation import Conversation
 from .core.settings.generation_options import OPTIONS
 from .documents import Document, read_documents
+from .environment import add_environment_command
 from .errors import (
     CheckpointError,
     CheckpointNotFoundError,
@@ -105,6 +106,7 @@ def _parser() -> argparse.ArgumentParser:
     _add_summarize(commands)
     _add_chat(commands)
     add_checkpoint_commands(commands)
+    add_environment_command(commands)
     return parser
 
 
