@@ -3,10 +3,11 @@ PYTHON ?= python3
 DEMO := .venv-demo
 TEST := .venv
 NEWEST := .venv-newest
+DOCS := .venv-docs
 # Hundreds of XLA programs each, which TensorFlow never frees: they get processes of their own.
 COMPILING := $(foreach wing,flax tensorflow,tests/test_$(wing)_generation.py tests/test_$(wing)_combinations.py)
 
-.PHONY: demo test test-fast test-newest lint clean
+.PHONY: demo docs test test-fast test-newest lint clean
 
 demo: $(DEMO)/ready            ## summarize a report and hold a short talk, offline, on the bundled checkpoints
 	@echo '--- a report in one line:'
@@ -14,7 +15,7 @@ demo: $(DEMO)/ready            ## summarize a report and hold a short talk, offl
 	@echo '--- a small talk:'
 	HF_HUB_OFFLINE=1 $(DEMO)/bin/seq2seq-models chat < examples/chat.txt
 
-test: $(TEST)/ready lint       ## everything: style, types, all tests, and the hub tests on the newest hub client
+test: $(TEST)/ready lint docs  ## everything: style, types, pages, all tests, and the hub tests on the newest hub client
 	OMP_NUM_THREADS=1 $(TEST)/bin/python -m pytest -n 2 --dist loadfile $(COMPILING:%=--ignore=%)
 	OMP_NUM_THREADS=1 $(TEST)/bin/python -m pytest -n 2 --dist loadfile $(COMPILING)
 	$(MAKE) test-newest
@@ -26,6 +27,9 @@ test-newest: $(NEWEST)/ready   ## loading, saving and tokenizing with the newest
 	$(NEWEST)/bin/python -m pytest -m "not reference and not heavy" tests/test_hub.py tests/test_hub_models.py \
 		tests/test_hub_faults.py \
 		tests/test_checkpoints.py tests/test_leaves.py tests/test_tokenizer_files.py
+
+docs: $(DOCS)/ready            ## the documentation as a site, in build/site; a warning or a dead link fails
+	NO_MKDOCS_2_WARNING=1 $(DOCS)/bin/mkdocs build --quiet
 
 lint: $(TEST)/ready
 	$(TEST)/bin/ruff check .
@@ -48,5 +52,10 @@ $(NEWEST)/ready: pyproject.toml constraints.txt
 	$(NEWEST)/bin/pip install --quiet -c $(NEWEST)/constraints.txt -e '.[torch]' 'huggingface_hub>=2' pytest pytest-timeout hypothesis sentencepiece jinja2
 	touch $@
 
+$(DOCS)/ready: pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(DOCS)
+	$(DOCS)/bin/pip install --quiet -c constraints.txt '.[docs]'
+	touch $@
+
 clean:
-	rm -rf $(DEMO) $(TEST) $(NEWEST) .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf build $(DEMO) $(TEST) $(NEWEST) $(DOCS) .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -123,6 +123,20 @@ def test_the_map_names_every_room() -> None:
     assert named == rooms
 
 
+def test_the_site_has_every_page_and_every_model() -> None:
+    """mkdocs itself, which `make docs` runs, fails for a page that no menu leads to; here is what it cannot know."""
+    menu = (ROOT / "mkdocs.yml").read_text(encoding="utf-8")
+    assert [page.name for page in (ROOT / "docs").glob("*.md") if f": {page.name}\n" not in menu] == []
+    models = re.compile(r"^(TF|Flax|)(Pegasus|BlenderbotSmall)(Model|For\w+)$")
+    found = [models.match(name) for name in dir(seq2seq_models)]
+    names = [match for match in found if match]
+    assert len(names) == 18
+    wings = {"": "pytorch", "TF": "tensorflow", "Flax": "flax"}
+    for name in names:
+        page = (ROOT / "docs" / "api" / f"{wings[name[1]]}.md").read_text(encoding="utf-8")
+        assert f"::: seq2seq_models.{wings[name[1]]}.{name[0]}\n" in page
+
+
 def test_the_changelog_begins_with_this_version() -> None:
     text = (ROOT / "CHANGELOG.md").read_text(encoding="utf-8")
     versions = re.findall(r"^## (\d+\.\d+\.\d+)", text, re.MULTILINE)

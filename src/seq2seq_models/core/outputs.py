@@ -215,8 +215,8 @@ class GenerateBeamEncoderDecoderOutput(ModelOutput, Generic[Array]):
         logits: with `output_logits`, one [B * beams, V] per step, before any rule, float32.
         beam_indices: with `output_scores`, int64 [B * num_return_sequences, new tokens]: which beam (a row of `scores`)
             each token was taken from, -1 after the end.
-        encoder_attentions, encoder_hidden_states, decoder_attentions, cross_attentions, decoder_hidden_states,
-            past_key_values: as in `GenerateEncoderDecoderOutput`, with B * beams rows in the decoder's.
+
+    The others are those of `GenerateEncoderDecoderOutput`, with B * beams rows in the decoder's.
     """
 
     sequences: Array | None = None

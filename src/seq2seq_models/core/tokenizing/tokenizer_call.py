@@ -241,9 +241,8 @@ class TokenizerCalls(TokenRows):
             ids: ids of a text.
             pair_ids: ids of the text that follows in the same row.
             prepend_batch_axis: make tensors of shape [1, S] instead of [S].
-            add_special_tokens, padding, truncation, max_length, stride, pad_to_multiple_of, padding_side,
-                return_tensors, return_token_type_ids, return_attention_mask, return_overflowing_tokens,
-                return_special_tokens_mask, return_offsets_mapping, return_length, verbose, **kwargs: as in `__call__`.
+
+        The others are those of `__call__`.
         """
         kwargs.pop("split_special_tokens", None)
         self._note_unknown(kwargs)
