@@ -66,6 +66,8 @@ if TYPE_CHECKING:
     from .flax import FlaxPegasusModel as FlaxPegasusModel
     from .flax import FlaxPegasusPreTrainedModel as FlaxPegasusPreTrainedModel
     from .pipelines import pipeline as pipeline
+    from .plots import cross_attention as cross_attention
+    from .plots import plot_attention as plot_attention
     from .pytorch import BlenderbotSmallForCausalLM as BlenderbotSmallForCausalLM
     from .pytorch import BlenderbotSmallForConditionalGeneration as BlenderbotSmallForConditionalGeneration
     from .pytorch import BlenderbotSmallModel as BlenderbotSmallModel
@@ -141,6 +143,7 @@ _ROOMS = {
         "FlaxPegasusPreTrainedModel",
     ),
     "pipelines": ("pipeline",),
+    "plots": ("cross_attention", "plot_attention"),
     "pytorch": (
         "BlenderbotSmallForCausalLM",
         "BlenderbotSmallForConditionalGeneration",
