@@ -58,7 +58,9 @@ def check_ids(name: str, ids: Any, dimensions: int | None = None) -> None:
             '`return_tensors="pt"`, or make one by torch.tensor.'
         )
     if ids.dtype not in (torch.int64, torch.int32):
-        raise InputError(f"`{name}` must be token ids, int64 or int32, got {ids.dtype} {list(ids.shape)}.")
+        raise InputError(
+            f"`{name}` must be integers [B, S], got {ids.dtype} {list(ids.shape)}. Token ids are int64 or int32."
+        )
     if dimensions is not None and ids.dim() != dimensions:
         raise InputError(
             f"`{name}` must be integers [B, S], got {ids.dtype} {list(ids.shape)}. One input is `ids[None]`."
