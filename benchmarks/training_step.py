@@ -39,11 +39,11 @@ Batch = dict[str, np.ndarray]
 Step = Callable[[Batch], float]
 
 
-def pytorch_step(model: Any, library: str) -> Step:
+def pytorch_step(model: Any, library: str, return_memory: bool = False) -> Step:
     """A step in PyTorch."""
     import torch
 
-    if library == OURS:
+    if library == OURS and not return_memory:
         from finetuning.memory import keep_freed_memory
 
         keep_freed_memory()
@@ -141,7 +141,8 @@ def measure(library: str, folder: str, args: argparse.Namespace) -> None:
     else:
         options |= QUIET
     model = getattr(importlib.import_module(library), name).from_pretrained(folder, **options)
-    step = STEPS[args.framework](model, library)
+    options = {"return_memory": args.return_memory} if args.framework == "pytorch" else {}
+    step: Step = STEPS[args.framework](model, library, **options)
     draw = np.random.default_rng(0)
     words = SHAPES[args.family]["vocab_size"]
     batch = {
@@ -176,6 +177,9 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=7)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--threads", type=int, default=os.cpu_count(), help="of PyTorch")
+    parser.add_argument(
+        "--return-memory", action="store_true", help="ours in PyTorch does not keep freed memory either"
+    )
     parser.add_argument("--run", nargs=2, metavar=("LIBRARY", "FOLDER"), help="measure one side in this process")
     args = parser.parse_args()
     if args.run:

@@ -81,6 +81,25 @@ def test_the_picture_has_the_tokens_at_its_edges(tokenizer: Any, pytorch: tuple[
     assert (tmp_path / "attention.png").read_bytes().startswith(b"\x89PNG")
 
 
+@pytest.mark.parametrize("beams", [1, 3])
+@pytest.mark.parametrize("prefix", FRAMEWORKS)
+def test_the_lines_are_the_new_tokens(prefix: str, beams: int, tokenizer: Any) -> None:
+    """Behind a prompt of two tokens, and before the padding up to `max_length` that Flax returns."""
+    if prefix:
+        pytest.importorskip({"TF": "tensorflow", "Flax": "flax"}[prefix])
+    model = getattr(seq2seq_models, f"{prefix}PegasusForConditionalGeneration").from_pretrained(DEMO)
+    kind = FRAMEWORKS[prefix]
+    inputs = tokenizer(TEXTS[:1], return_tensors=kind)
+    ids = [model.config.decoder_start_token_id, *tokenizer("Fire", add_special_tokens=False).input_ids]
+    start = tokenizer.pad({"input_ids": [ids]}, return_tensors=kind)["input_ids"]
+    outputs = model.generate(**inputs, decoder_input_ids=start, **{**ASKED, "max_new_tokens": 30}, num_beams=beams)
+    ax = plot_attention(outputs, tokenizer, inputs["input_ids"])
+    lines = [label.get_text() for label in ax.get_yticklabels()]
+    assert lines[-1] == tokenizer.eos_token and len(lines) < 30
+    written = np.asarray(outputs.sequences[0]).tolist()
+    assert lines == tokenizer.convert_ids_to_tokens(written[len(ids) : len(ids) + len(lines)])
+
+
 def test_what_cannot_be_drawn_is_refused(tokenizer: Any, pytorch: tuple[Any, Any]) -> None:
     model, inputs = pytorch
     with pytest.raises(InputError, match="return_dict_in_generate=True, output_attentions=True"):

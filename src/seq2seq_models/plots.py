@@ -81,7 +81,8 @@ def plot_attention(
         )
     ids = read[row * len(read) // rows]
     kept = np.flatnonzero(ids != tokenizer.pad_token_id)
-    new = written[-len(outputs.cross_attentions) :][: len(weights)]
+    prompt = outputs.cross_attentions[0][0].shape[-2]  # read in the first step; behind the new tokens may be padding
+    new = written[prompt : prompt + len(weights)]
     if tokenizer.pad_token_id in new:
         new = new[: list(new).index(tokenizer.pad_token_id)]
     try:

@@ -1,7 +1,8 @@
 """Linear maps whose products over many rows are oneDNN's on a CPU, in training too.
 
-PyTorch multiplies float32 matrices on a CPU by MKL, which on processors of other makers than its own leaves a fifth of
-their speed unused; oneDNN, which PyTorch brings along, does not. What a decoding step computes is in packing.py.
+PyTorch multiplies float32 matrices on a CPU by MKL; oneDNN, which it brings along, is faster on processors that are not
+Intel's (measured on AMD's). Its operation is not part of PyTorch's public interface: where it is missing, the usual
+product is used. What a decoding step computes is in packing.py.
 """
 
 from __future__ import annotations

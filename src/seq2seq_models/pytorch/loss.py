@@ -93,50 +93,6 @@ class _LearntLast(torch.autograd.Function):
         return of_weight
 
 
-class _HeadLoss(torch.autograd.Function):
-    """The loss with its gradient, computed together; see the head of this file."""
-
-    @staticmethod
-    def forward(
-        hidden: Tensor,
-        weight: Tensor,
-        bias: Tensor | None,
-        labels: Tensor,
-        label_smoothing: float,
-        keep_logits: bool,
-        learn: bool,
-    ) -> tuple[Tensor, Tensor | None, Tensor | None, Tensor | None]:
-        return _loss_and_gradients(hidden, weight, bias, labels, label_smoothing, keep_logits, learn)
-
-    @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Any, ...]) -> None:
-        ctx.save_for_backward(*inputs[:4])
-        ctx.label_smoothing, ctx.gradients = inputs[4], output[2:]
-        ctx.mark_non_differentiable(*(one for one in output[2:] if one is not None))
-        ctx.set_materialize_grads(False)
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, of_loss: Tensor | None, of_logits: Tensor | None, *_: Any) -> tuple[Tensor | None, ...]:
-        hidden, weight, bias, labels = ctx.saved_tensors
-        for_hidden = for_weight = None
-        if of_loss is not None:
-            # Handed over, not kept: autograd then adds to them where they are. A second backward computes them again.
-            found, ctx.gradients = ctx.gradients, None
-            if found is None:
-                found = _loss_and_gradients(hidden, weight, bias, labels, ctx.label_smoothing, False, True)[2:]
-            of_rows, of_weight = found
-            del found
-            for_hidden = of_rows.mul_(of_loss.to(of_rows.dtype)).view_as(hidden)
-            for_weight = of_weight.mul_(of_loss.to(of_weight.dtype))
-        if of_logits is not None:
-            more = of_logits @ weight
-            again = of_logits.flatten(0, -2).T @ hidden.flatten(0, -2)
-            for_hidden = more if for_hidden is None else for_hidden + more
-            for_weight = again if for_weight is None else for_weight + again
-        return for_hidden, for_weight, None, None, None, None, None
-
-
 def _loss_and_gradients(
     hidden: Tensor,
     weight: Tensor,
@@ -180,6 +136,40 @@ def _loss_and_gradients(
     if all_logits is not None:
         all_logits = all_logits.view(*hidden.shape[:-1], size)
     return total / count, all_logits, of_rows, of_weight
+
+
+class _HeadLoss(torch.autograd.Function):
+    """The loss with its gradient, computed together; see the head of this file."""
+
+    forward = staticmethod(_loss_and_gradients)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Any, ...]) -> None:
+        ctx.save_for_backward(*inputs[:4])
+        ctx.label_smoothing, ctx.gradients = inputs[4], output[2:]
+        ctx.mark_non_differentiable(*(one for one in output[2:] if one is not None))
+        ctx.set_materialize_grads(False)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, of_loss: Tensor | None, of_logits: Tensor | None, *_: Any) -> tuple[Tensor | None, ...]:
+        hidden, weight, bias, labels = ctx.saved_tensors
+        for_hidden = for_weight = None
+        if of_loss is not None:
+            # Handed over, not kept: autograd then adds to them where they are. A second backward computes them again.
+            found, ctx.gradients = ctx.gradients, None
+            if found is None:
+                found = _loss_and_gradients(hidden, weight, bias, labels, ctx.label_smoothing, False, True)[2:]
+            of_rows, of_weight = found
+            del found
+            for_hidden = of_rows.mul_(of_loss.to(of_rows.dtype)).view_as(hidden)
+            for_weight = of_weight.mul_(of_loss.to(of_weight.dtype))
+        if of_logits is not None:
+            more = of_logits @ weight
+            again = of_logits.flatten(0, -2).T @ hidden.flatten(0, -2)
+            for_hidden = more if for_hidden is None else for_hidden + more
+            for_weight = again if for_weight is None else for_weight + again
+        return for_hidden, for_weight, None, None, None, None, None
 
 
 class _Tile:
