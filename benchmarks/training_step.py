@@ -177,9 +177,7 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=7)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--threads", type=int, default=os.cpu_count(), help="of PyTorch")
-    parser.add_argument(
-        "--return-memory", action="store_true", help="ours keeps no freed memory in PyTorch either"
-    )
+    parser.add_argument("--return-memory", action="store_true", help="ours keeps no freed memory in PyTorch either")
     parser.add_argument("--run", nargs=2, metavar=("LIBRARY", "FOLDER"), help="measure one side in this process")
     args = parser.parse_args()
     if args.run:
