@@ -72,6 +72,7 @@ EXCEPTIONS = [
     Difference("pytorch", "room", {"assisted", "beams", "contrastive", "diverse_beams", "rules", "steps"}, LOOP),
     Difference("pytorch", "room", {"linear"}, "MKL leaves speed unused that XLA and TensorFlow, with oneDNN, do not"),
     Difference("pytorch", "room", {"packing"}, "PyTorch lets a loop choose the layout of a weight; XLA chooses itself"),
+    Difference("pytorch", "room", {"quantization"}, "products of 8-bit integers on a CPU are PyTorch's alone"),
     Difference("tensorflow", "room", {"arrays"}, "the array operations that the loop in core/search is written in"),
     Difference("tensorflow", "room", {"linear"}, "Keras' own layers have no weights before they see an input"),
     Difference("tensorflow", "room", {"training"}, "compile, fit and datasets are methods of a Keras model"),

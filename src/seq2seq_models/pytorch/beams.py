@@ -14,6 +14,9 @@ from torch import Tensor
 from ..core.decoding import Plan
 from ..core.sampling import uniforms
 
+BLOCK = 128
+"""Scores that `largest` looks at together."""
+
 RULED_OUT = -1e9
 """Added to a candidate's log-probability so that nothing real ranks below it; finite, so that sums stay finite."""
 
@@ -56,6 +59,7 @@ class BeamSearch:
         self.first_row = torch.arange(self.batch, device=device)[:, None] * self.beams
         self.generators = generators(self.batch, device) if plan.config.do_sample else []
         self.is_top = torch.arange(self.kept, device=device) < self.beams
+        self.totals: Tensor | None = None  # memory for the scores of a step, [B, n, V]
 
     def ids(self) -> Tensor:
         """The running beams' tokens so far, int64 [B * n, length]."""
@@ -64,6 +68,16 @@ class BeamSearch:
     def rows(self) -> Tensor:
         """For each running beam, the row of the last step it goes on from, int64 [B * n]."""
         return self.running_rows[:, :, self.length - 1 - self.prompt_length].flatten()
+
+    def settled(self) -> int:
+        """How many tokens all beams of each input have in common: they come from one beam, and so will all later ones.
+
+        On a device the answer would have to be waited for: there it is none.
+        """
+        if self.running.device.type != "cpu":
+            return 0
+        running = self.running[:, :, : self.length]
+        return int((running == running[:, :1]).flatten(0, 1).all(0).long().cumprod(0).sum())
 
     def step(self, scores: Tensor, stop: Callable[[Tensor, Any], Tensor]) -> None:
         """Extend every beam by one token.
@@ -99,12 +113,15 @@ class BeamSearch:
     def _candidates(self, scores: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """The k best continuations of each input: total scores [B, k], tokens [B, k, L], rows [B, k, L - prompt]."""
         vocabulary = scores.shape[1]
-        totals = (scores.view(self.batch, self.beams, -1) + self.running_scores[:, :, None]).flatten(1)
+        if self.totals is None:
+            self.totals = torch.empty_like(scores).view(self.batch, self.beams, vocabulary)
+        torch.add(scores.view_as(self.totals), self.running_scores[:, :, None], out=self.totals)
+        totals = self.totals.flatten(1)
         if self.plan.config.do_sample:
             picked = self._draw(totals)
             totals = totals.gather(1, picked)
         else:
-            totals, picked = totals.topk(min(self.kept, totals.shape[1]))
+            totals, picked = largest(totals, min(self.kept, totals.shape[1]))
         beam, token = picked // vocabulary, picked % vocabulary
         candidates, rows = _take(self.running, beam), _take(self.running_rows, beam)
         candidates[:, :, self.length] = token
@@ -156,6 +173,37 @@ class BeamSearch:
         best_running = self.running_scores[:, :1] / float(length**config.length_penalty)
         worst = torch.where(self.is_finished, self.finished_scores.amin(1, keepdim=True), RULED_OUT)
         return (best_running > worst).any(1, keepdim=True)
+
+
+def largest(values: Tensor, count: int) -> tuple[Tensor, Tensor]:
+    """The `count` largest of each row and their places, both [B, count], largest first, as `topk` gives them.
+
+    On a CPU the maximum of each block says which blocks to look into: that reads the row once, and sorts little.
+
+    Args:
+        values: [B, any].
+    """
+    size = values.shape[1]
+    blocks = size // BLOCK
+    if values.device.type != "cpu" or blocks < 4 * count:
+        return _topk(values, count)
+    inside = values[:, : blocks * BLOCK].view(len(values), blocks, BLOCK)
+    chosen = inside.amax(2).topk(count).indices.sort().values
+    # What is left over behind the blocks is looked at as a whole.
+    few = torch.cat(
+        [inside.gather(1, chosen[:, :, None].expand(-1, -1, BLOCK)).flatten(1), values[:, blocks * BLOCK :]], 1
+    )
+    top, place = few.topk(count)
+    if not bool(top[:, -1].isfinite().all()):
+        return _topk(values, count)  # among what is ruled out, it decides which come first
+    block = chosen.gather(1, (place // BLOCK).clamp(max=count - 1))
+    rest = place - count * BLOCK + blocks * BLOCK
+    return top, torch.where(place < count * BLOCK, block * BLOCK + place % BLOCK, rest)
+
+
+def _topk(values: Tensor, count: int) -> tuple[Tensor, Tensor]:
+    top, place = values.topk(count)
+    return top, place
 
 
 def _take(tensor: Tensor, beam: Tensor) -> Tensor:

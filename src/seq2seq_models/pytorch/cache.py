@@ -36,8 +36,13 @@ class CacheLayer:
             self.values = torch.cat([self.values, values], dim=2)
         return self.keys, self.values
 
-    def reorder(self, rows: Tensor) -> None:
-        """Row i becomes what row rows[i] was."""
+    def reorder(self, rows: Tensor, settled: int = 0) -> None:
+        """Row i becomes what row rows[i] was.
+
+        Args:
+            rows: int64 [B].
+            settled: number of positions at the start that are the same in row i and row rows[i], now and later.
+        """
         if self.keys is not None and self.values is not None:
             self.keys, self.values = self.keys.index_select(0, rows), self.values.index_select(0, rows)
 
@@ -65,6 +70,7 @@ class StaticCacheLayer(CacheLayer):
         self.max_length = max_length
         self._buffers: list[Tensor] | None = None
         self._spare: list[Tensor] | None = None
+        self._settled, self._spare_settled = 0, 0
         self._filled = 0
 
     def update(self, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
@@ -81,20 +87,24 @@ class StaticCacheLayer(CacheLayer):
         self._buffers[1][:, :, start : self._filled] = values
         return self._view()
 
-    def reorder(self, rows: Tensor) -> None:
+    def reorder(self, rows: Tensor, settled: int = 0) -> None:
         if self._buffers is None:
             return
         if self._spare is None:
             self._spare = [torch.empty_like(buffer) for buffer in self._buffers]
+        # Nothing is allocated per step: what is filled moves from one standing buffer to the other, but for the start
+        # that was settled when the other was last written.
+        moves = slice(self._spare_settled, self._filled)
         for buffer, spare in zip(self._buffers, self._spare, strict=True):
-            # Only the filled part moves, from one standing buffer to the other: nothing is allocated per step.
-            torch.index_select(buffer[:, :, : self._filled], 0, rows, out=spare[:, :, : self._filled])
+            torch.index_select(buffer[:, :, moves], 0, rows, out=spare[:, :, moves])
         self._buffers, self._spare = self._spare, self._buffers
+        self._settled, self._spare_settled = min(settled, self._filled), self._settled
         self._view()
 
     def crop(self, length: int) -> None:
         if self._buffers is not None:
             self._filled = min(length, self._filled)
+            self._settled, self._spare_settled = min(length, self._settled), min(length, self._spare_settled)
             self._view()
 
     def keep(self, start: int, chosen: Tensor) -> None:
@@ -147,10 +157,16 @@ class Cache:
         """Number of positions there is room for; -1 where the cache grows."""
         return -1
 
-    def reorder_cache(self, beam_idx: Tensor) -> None:
-        """Row i becomes what row beam_idx[i] was, in every layer."""
+    def reorder_cache(self, beam_idx: Tensor, settled: int = 0) -> None:
+        """Row i becomes what row beam_idx[i] was, in every layer.
+
+        Args:
+            beam_idx: int64 [B].
+            settled: number of positions at the start that are known to be the same in row i and row beam_idx[i], now
+                and later; they need not be copied.
+        """
         for layer in self.layers:
-            layer.reorder(beam_idx)
+            layer.reorder(beam_idx, settled)
 
     def crop(self, max_length: int) -> None:
         """Forget the positions from `max_length` on; a negative number is that of the positions to forget.
@@ -274,9 +290,9 @@ class EncoderDecoderCache(Cache):
     def get_max_cache_shape(self) -> int:
         return self.self_attention_cache.get_max_cache_shape()
 
-    def reorder_cache(self, beam_idx: Tensor) -> None:
+    def reorder_cache(self, beam_idx: Tensor, settled: int = 0) -> None:
         """Reorder the decoder's rows; the encoder's belong to the input and stay, unless they were made per beam."""
-        self.self_attention_cache.reorder_cache(beam_idx)
+        self.self_attention_cache.reorder_cache(beam_idx, settled)
         cross = self.cross(0)
         own = self.layers[0].keys if self.layers else None
         if cross is not None and own is not None and cross[0].shape[0] == own.shape[0] == len(beam_idx):

@@ -322,7 +322,7 @@ class GenerationMixin:
                 streamer.put(search.running[0, 0, shown:agreed].cpu())
                 shown = agreed
             if not search.is_over:
-                steps.reorder(search.rows())
+                steps.reorder(search.rows(), search.settled())
         finished = search.finish()
         if streamer is not None:
             if finished[0].shape[1] > shown:

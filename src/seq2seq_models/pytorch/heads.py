@@ -26,6 +26,7 @@ from .layers import TokenEmbedding
 from .linear import linear
 from .loss import head_loss, language_modeling_loss, learnt_last
 from .model import PreTrainedModel, uninitialised
+from .quantization import Int8Linear
 from .transformer import Decoder, Encoder
 
 EncoderOutputs = BaseModelOutput[Tensor] | tuple[Tensor, ...]
@@ -170,9 +171,12 @@ class LanguageModel(PreTrainedModel, GenerationMixin):
 
     def _logits(self, hidden: Tensor) -> Tensor:
         bias = self._head_bias()
-        if type(self.lm_head) is nn.Linear:
-            return linear(hidden, self.lm_head.weight, bias)
-        logits: Tensor = self.lm_head(hidden)  # wrapped, by an adapter say
+        head: nn.Module = self.lm_head
+        if type(head) is nn.Linear:
+            return linear(hidden, head.weight, bias)
+        if isinstance(head, Int8Linear):
+            return head.product(hidden, bias)
+        logits: Tensor = head(hidden)  # wrapped, by an adapter say
         return logits if bias is None else logits + bias
 
     def _states(self, labels: Tensor, inputs: dict[str, Any]) -> Tensor:
@@ -281,7 +285,7 @@ class ConditionalGenerationModel(LanguageModel):
         return shift_tokens_right(labels, self.config.pad_token_id, self.config.decoder_start_token_id)
 
     def _head_bias(self) -> Tensor | None:
-        return self.final_logits_bias[0].to(self.lm_head.weight.dtype)
+        return self.final_logits_bias[0].to(self.dtype)
 
     def _states(self, labels: Tensor, inputs: dict[str, Any]) -> Tensor:
         if inputs.get("decoder_input_ids") is None and inputs.get("decoder_inputs_embeds") is None:

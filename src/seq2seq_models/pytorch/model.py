@@ -16,10 +16,11 @@ from ..core.checkpoints import Stored
 from ..core.config import PretrainedConfig
 from ..core.generation_config import GenerationConfig
 from ..core.pretrained import PretrainedModelMixin
-from ..errors import ConfigError, InputError, MissingFrameworkError
+from ..errors import CheckpointError, ConfigError, InputError, MissingFrameworkError
 from . import weights
 from .attention import Attention
 from .layers import PositionEmbedding, TokenEmbedding
+from .quantization import Int8Linear, check_kind, quantize
 from .transformer import Stack
 
 ATTENTION_IMPLEMENTATIONS = ("sdpa", "eager", "flash_attention_2")
@@ -93,6 +94,7 @@ class PreTrainedModel(PretrainedModelMixin, nn.Module):
         dtype: str | None,
         device: Any,
         attn_implementation: str | None,
+        own: Mapping[str, Any] | None = None,
     ) -> PreTrainedModel:
         """A model in evaluation mode holding the stored weights; nothing is initialised that is loaded."""
         if attn_implementation is not None:
@@ -101,9 +103,23 @@ class PreTrainedModel(PretrainedModelMixin, nn.Module):
             model = cls(config)
         model._apply_attn_implementation()
         weights.assign(model, stored, head=cls.head, config=model.config, dtype=dtype, device=device)
+        if own is not None:
+            quantize(model)
         return model.eval()
 
+    @classmethod
+    def _own_options(cls, options: dict[str, Any]) -> dict[str, Any]:
+        """`quantization`: "int8" rounds the weights of all linear layers, for inference on a CPU."""
+        kind = options.pop("quantization", None)
+        check_kind(kind)
+        return {} if kind is None else {"quantization": kind}
+
     def _weights(self) -> Iterator[Stored]:
+        if self._is_rounded:
+            raise CheckpointError(
+                "what is saved must be a model with its own weights, got one whose weights are rounded to int8 "
+                "(save_pretrained). Save the model that it was loaded from."
+            )
         return weights.extract(self)
 
     @classmethod
@@ -266,6 +282,11 @@ class PreTrainedModel(PretrainedModelMixin, nn.Module):
         """The language-modelling head, or None."""
         return getattr(self, "lm_head", None)
 
+    @property
+    def _is_rounded(self) -> bool:
+        """Whether the linear layers are `Int8Linear`."""
+        return any(isinstance(module, Int8Linear) for module in self.modules())
+
     def set_output_embeddings(self, new_embeddings: nn.Linear) -> None:
         """Put another language-modelling head in place of this one."""
         self.lm_head = new_embeddings
@@ -273,7 +294,7 @@ class PreTrainedModel(PretrainedModelMixin, nn.Module):
     def tie_weights(self) -> None:
         """Make the head share the token embedding's weight, if the config ties them."""
         head = self.get_output_embeddings()
-        if head is not None and self.config.tie_word_embeddings:
+        if head is not None and self.config.tie_word_embeddings and not self._is_rounded:
             head.weight = self.get_input_embeddings().weight
 
     def resize_token_embeddings(
@@ -301,6 +322,11 @@ class PreTrainedModel(PretrainedModelMixin, nn.Module):
         if size == old.num_embeddings:
             return old
         head = self.get_output_embeddings()
+        if self._is_rounded:
+            raise ConfigError(
+                "the vocabulary must be resized before the weights are rounded to int8 (resize_token_embeddings). Load "
+                "without `quantization`, resize, save, and load what was saved with it."
+            )
         is_tied = head is not None and head.weight is old.weight
         pad = old.padding_idx if old.padding_idx is not None and old.padding_idx < size else None
         new = TokenEmbedding(size, old.embedding_dim, pad, _weight=self._resized(old.weight, size, mean_resizing))

@@ -129,12 +129,12 @@ class DecoderSteps:
             self.cache.keep(length, chosen)
         self.done = length + 1
 
-    def reorder(self, rows: Tensor) -> None:
-        """Row i goes on from what row rows[i] was."""
+    def reorder(self, rows: Tensor, settled: int = 0) -> None:
+        """Row i goes on from what row rows[i] was; the first `settled` tokens are the same in both, now and later."""
         if rows.device.type == "cpu" and bool((rows == torch.arange(len(rows))).all()):
             return  # every beam goes on from itself; not looked up on a device, where it would wait
         if self.cache is not None:
-            self.cache.reorder_cache(rows)
+            self.cache.reorder_cache(rows, settled)
         if self.decoder_mask is not None:
             self.decoder_mask = self.decoder_mask.index_select(0, rows)
 
@@ -169,13 +169,25 @@ class Scorer:
         self.plan, self.processors, self.records = plan, processors, records
         self.keeps_logits = bool(plan.config.return_dict_in_generate and plan.config.output_logits)
         self.keeps_scores = bool(plan.config.return_dict_in_generate and plan.config.output_scores)
+        self.standing: Tensor | None = None
 
     def __call__(self, ids: Tensor, logits: Tensor, normalize: bool) -> Tensor:
         """Scores [R, V] for logits [R, V]; log-probabilities if `normalize`, as beams need them. Collected if asked."""
         raw = logits.clone() if self.keeps_logits and not normalize else logits
-        scores = self.score(ids, logits.log_softmax(-1) if normalize else logits)
+        scores = self.score(ids, self._log_softmax(logits) if normalize else logits)
         self.record(raw, scores)
         return scores
+
+    def _log_softmax(self, logits: Tensor) -> Tensor:
+        """In memory that stands for all steps, unless a user's processor sees it: fresh memory costs more than the sum.
+
+        A step of many beams would otherwise ask the system for megabytes and give them back, each time.
+        """
+        if self.processors or logits.device.type != "cpu":
+            return logits.log_softmax(-1)
+        if self.standing is None or self.standing.shape != logits.shape:
+            self.standing = torch.empty_like(logits)
+        return torch.log_softmax(logits, -1, out=self.standing)
 
     def score(self, ids: Tensor, scores: Tensor, taken: Tensor | None = None) -> Tensor:
         """Scores [R, V] after every rule; those before may be overwritten.
