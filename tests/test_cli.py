@@ -6,6 +6,7 @@ import io
 import json
 import os
 import re
+import shlex
 import signal
 import subprocess
 import sys
@@ -17,7 +18,7 @@ from typing import Any
 import pytest
 
 import seq2seq_models
-from seq2seq_models import cli, environment
+from seq2seq_models import cli, command_help, environment
 from seq2seq_models.bundled import demo_checkpoint
 
 FIRE = "A fire broke out in a bakery in Lisbon on Monday. Three people were hurt. The cause is not known."
@@ -407,3 +408,69 @@ def test_version_and_help() -> None:
     assert {"summarize", "chat", "info"} <= set(run("--help").stdout.split())
     assert run().returncode == 2
     assert run("summarize", "--num-beams", "many").stderr.count("invalid int value") == 1
+
+
+def example_lines() -> list[str]:
+    return [line.strip() for lines in command_help.EXAMPLES.values() for line in lines.splitlines() if line.strip()]
+
+
+@pytest.mark.parametrize("line", example_lines())
+def test_the_examples_under_help_are_commands(line: str) -> None:
+    command = next(part for part in line.split("|") if "seq2seq-models" in part).partition(">")[0].partition("<")[0]
+    name, *words = shlex.split(command)
+    assert name == "seq2seq-models"
+    options = cli._parser().parse_args(words)
+    assert callable(options.run)
+
+
+@pytest.mark.parametrize("name", sorted(command_help.EXAMPLES))
+def test_every_command_has_examples_and_log_options(name: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        cli.main([name, "--help"])
+    told = capsys.readouterr().out
+    assert ended.value.code == 0
+    assert f"examples:\n  seq2seq-models {name}" in told
+    assert "--quiet" in told and "--debug" in told
+
+
+def test_exit_codes_are_those_of_the_program(capsys: pytest.CaptureFixture[str]) -> None:
+    page = (Path(__file__).parents[1] / "docs" / "command-line.md").read_text(encoding="utf-8")
+    for code in (0, cli.FAULT, cli.INTERRUPTED, cli.BROKEN_PIPE):
+        assert re.search(rf"^  {code} ", command_help.EXIT_CODES, re.MULTILINE)
+        assert f"| {code} |" in page
+
+
+def completed(script: Path, *words: str) -> set[str]:
+    """What bash offers for the last of these words."""
+    ask = f"""
+        source {script}
+        COMP_WORDS=({" ".join(words)}) COMP_CWORD={len(words) - 1} COMP_LINE="{" ".join(words)}"
+        $(complete -p seq2seq-models | grep -o "[^ ]*_shtab[^ ]*" | head -1)
+        printf '%s\\n' "${{COMPREPLY[@]}}"
+    """
+    done = subprocess.run(["bash", "-c", ask], capture_output=True, text=True, check=True)
+    return set(done.stdout.split())
+
+
+def test_completion_in_bash(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    code, out, _ = inside(capsys, "completion", "bash")
+    assert code == 0
+    script = tmp_path / "completion.sh"
+    script.write_text(out, encoding="utf-8")
+    assert completed(script, "seq2seq-models", "co") == {"convert", "completion"}
+    assert completed(script, "seq2seq-models", "chat", "--quant") == {"--quantization"}
+    assert completed(script, "seq2seq-models", "chat", "--early-stopping", "n") == {"never"}
+
+
+def test_completion_without_its_package_says_what_to_install(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setitem(sys.modules, "shtab", None)
+    code, out, err = inside(capsys, "completion", "bash")
+    assert (code, out) == (2, "") and "pip install 'seq2seq-models[completion]'" in err
+
+
+def test_quantization_reaches_the_model(report: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert inside(capsys, "summarize", str(report), "--quantization", "int8")[0] == 0
+    code, _, err = inside(capsys, "summarize", str(report), "--quantization", "int3")
+    assert code == 2 and "`quantization` must be 'int8'" in err

@@ -85,6 +85,14 @@ def inside(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, st
     return code, captured.out, captured.err
 
 
+def test_json_tells_what_was_written(sources, tmp_path, capsys):
+    source = next(iter(sources[1].values()))
+    code, out, _ = inside(capsys, source, tmp_path / "there", "--to", "safetensors", "--json")
+    found = json.loads(out)
+    assert code == 0 and sorted(found["files"]) == sorted(map(str, (tmp_path / "there").iterdir()))
+    assert found["target"] == str(tmp_path / "there") and found["tensors"] == len(opened(tmp_path / "there"))
+
+
 # ---- values
 
 

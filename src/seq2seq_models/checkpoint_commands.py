@@ -75,6 +75,7 @@ def _add_convert(commands: Any) -> None:
         "--max-shard-size", default="5GB", metavar="SIZE", help="largest size of one file (default: 5GB)"
     )
     command.add_argument("--force", action="store_true", help="replace the weights that TARGET holds already")
+    command.add_argument("--json", action="store_true", help="print what was written as one JSON object")
     _add_repository_options(command)
     add_log_options(command)
     command.set_defaults(run=convert)
@@ -108,6 +109,15 @@ def convert(options: argparse.Namespace) -> None:
             progress=progress,
             committing=stopped.let_finish,
         )
+    if options.json:
+        written = {
+            "target": options.target,
+            "files": [str(file) for file in done.files],
+            "tensors": done.tensors,
+            "bytes": done.nbytes,
+        }
+        print(json.dumps(written, ensure_ascii=False))
+        return
     files = f"{len(done.files)} files, {done.tensors} tensors of {done.nbytes / 1e6:,.1f} MB"
     print(f"{options.target}: {files}, written and compared")
 

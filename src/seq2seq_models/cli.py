@@ -18,6 +18,7 @@ from typing import Any
 from . import __version__
 from .bundled import DEMO_CHECKPOINTS
 from .checkpoint_commands import add_checkpoint_commands, add_log_options
+from .command_help import EXIT_CODES, add_completion_command, add_examples
 from .core.conversation import Conversation
 from .core.settings.generation_options import OPTIONS
 from .documents import Document, read_documents
@@ -99,7 +100,10 @@ def _log_to_stderr(level: int) -> None:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
-        prog="seq2seq-models", description="Summaries and chat with Pegasus and BlenderbotSmall checkpoints."
+        prog="seq2seq-models",
+        description="Summaries and chat with Pegasus and BlenderbotSmall checkpoints.",
+        epilog=EXIT_CODES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--version", action="version", version=f"%(prog)s {__version__}")
     commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
@@ -107,6 +111,8 @@ def _parser() -> argparse.ArgumentParser:
     _add_chat(commands)
     add_checkpoint_commands(commands)
     add_environment_command(commands)
+    add_completion_command(commands, parser)
+    add_examples(commands)
     return parser
 
 
@@ -155,6 +161,7 @@ def _add_model_options(command: argparse.ArgumentParser, task: str) -> None:
     group.add_argument("--framework", help="pytorch (default), tensorflow or flax")
     group.add_argument("--device", help="cpu, cuda, cuda:0 ... (default: the first GPU, else the CPU)")
     group.add_argument("--dtype", help="float32, bfloat16, float16 or auto (default: float32)")
+    group.add_argument("--quantization", metavar="KIND", help="int8: rounded weights, faster on a CPU (PyTorch)")
     group.add_argument("--seed", type=int, help="makes --do-sample repeatable")
     add_log_options(group)
 
@@ -193,6 +200,7 @@ def _load(task: str, options: argparse.Namespace) -> Any:
         device=options.device,
         dtype=options.dtype,
         batch_size=getattr(options, "batch_size", None),
+        model_kwargs=None if options.quantization is None else {"quantization": options.quantization},
         **_generation_options(options),
     )
     if options.seed is not None:
