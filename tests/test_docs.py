@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import importlib.util
 import re
+import subprocess
+import sys
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -128,13 +130,37 @@ def test_the_site_has_every_page_and_every_model() -> None:
     menu = (ROOT / "mkdocs.yml").read_text(encoding="utf-8")
     assert [page.name for page in (ROOT / "docs").glob("*.md") if f": {page.name}\n" not in menu] == []
     models = re.compile(r"^(TF|Flax|)(Pegasus|BlenderbotSmall)(Model|For\w+)$")
-    found = [models.match(name) for name in dir(seq2seq_models)]
-    names = [match for match in found if match]
+    names = [name for name in dir(seq2seq_models) if models.match(name)]
     assert len(names) == 18
-    wings = {"": "pytorch", "TF": "tensorflow", "Flax": "flax"}
-    for name in names:
-        page = (ROOT / "docs" / "api" / f"{wings[name[1]]}.md").read_text(encoding="utf-8")
-        assert f"::: seq2seq_models.{wings[name[1]]}.{name[0]}\n" in page
+    pages = {page.stem: page for page in (ROOT / "docs" / "api").glob("*/*.md")}
+    assert {*names, "PegasusConfig", "PegasusTokenizer", "GenerationConfig", "pipeline"} <= set(pages)
+    for name, page in pages.items():
+        assert f"/{page.parent.name}/{name}.md\n" in menu
+        assert re.search(rf"^::: seq2seq_models\.\S+\.{name}$", page.read_text(encoding="utf-8"), re.MULTILINE)
+
+
+def test_the_reference_is_what_its_script_writes() -> None:
+    done = subprocess.run(
+        [sys.executable, ROOT / "docs" / "make_api_pages.py", "--check"], capture_output=True, text=True
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+@pytest.mark.filterwarnings(LIBRARY_WARNINGS)
+@pytest.mark.parametrize(
+    "page",
+    [
+        pytest.param(
+            page, id=page.stem, marks=[pytest.mark.heavy] if page.parent.name in ("tensorflow", "flax") else []
+        )
+        for page in sorted((ROOT / "docs" / "api").glob("*/*.md"))
+    ],
+)
+def test_the_example_of_a_class_runs(page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:
+    monkeypatch.chdir(tmp_path)
+    ((_, block),) = blocks(page)
+    exec(compile(block, page.name, "exec"), {"__name__": "__main__"})
+    assert capsys.readouterr().out.strip()
 
 
 def test_the_changelog_begins_with_this_version() -> None:
