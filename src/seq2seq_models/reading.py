@@ -135,7 +135,8 @@ def reading_html(reading: Reading) -> str:
 
     No script is needed: the sentences are radio buttons, and a rule of CSS for each hands its shades on.
     """
-    choices, rules, source, done = [], [], [], 0
+    choices: list[str] = []
+    rules, source, done = [], [], 0
     for part in reading.parts:
         first = len(choices)
         for number, sentence in enumerate(part.sentences, first):
@@ -151,8 +152,8 @@ def reading_html(reading: Reading) -> str:
     return (
         f'<div class="reading"><style>{" ".join(rules)}</style>'
         f"<fieldset><legend>Summary</legend>{''.join(choices) or '<p>The model wrote nothing.</p>'}</fieldset>"
-        '<p id="shades">Choose a sentence, with the mouse or the arrow keys: the darker a word, the more the sentence '
-        "looked at it.</p>"
+        '<p class="quiet">Choose a sentence, with the mouse or the arrow keys. The stronger the colour of a word, the '
+        "more the model looked at it when it wrote the sentence.</p>"
         f'<div class="source" tabindex="0" role="region" aria-label="Source">{"".join(source)}</div></div>'
     )
 
