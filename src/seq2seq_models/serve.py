@@ -54,7 +54,10 @@ def serve(options: argparse.Namespace) -> None:
 
     for name in ("max_characters", "concurrency"):
         if getattr(options, name) < 1:
-            raise InputError(f"`{name}` must be at least 1, got {getattr(options, name)} (serve). Leave it out.")
+            option = name.replace("_", "-")
+            raise InputError(f"`--{option}` must be at least 1, got {getattr(options, name)} (serve). Leave it out.")
+    if not 0 <= options.port < 2**16:
+        raise InputError(f"`--port` must be from 0 to 65535, got {options.port} (serve). 0 is any free one.")
     _require_gradio()
     places = {name: getattr(options, name) for name in ("token", "framework", "device", "dtype")}
     with closing(_listen(options.host, options.port)) as listening:
@@ -85,7 +88,7 @@ def _listen(host: str, port: int) -> socket.socket:
     """A socket that browsers can knock at already, though nobody answers yet."""
     try:
         return socket.create_server((host, port), family=socket.AF_INET6 if ":" in host else socket.AF_INET)
-    except (OSError, OverflowError) as error:
+    except OSError as error:
         raise InputError(
             f"`--host` and `--port` must be an address to listen on, got {host} and {port}: {error} (serve). "
             "Name another port; 0 is any free one."
