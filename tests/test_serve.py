@@ -177,7 +177,7 @@ def test_a_line_works_in_turn_and_takes_no_more_than_it_has_places_for() -> None
     with Line(2) as line:
         first = line.submit(lambda: (release.wait(30), done.append(1)))
         second = line.submit(lambda: done.append(2))
-        with pytest.raises(InputError, match="2 requests are waiting already.*Try again in a moment"):
+        with pytest.raises(InputError, match="takes 2 at a time. Try again in a moment"):
             line.submit(lambda: done.append(3))
         assert done == []
         release.set()
@@ -403,12 +403,12 @@ class Visit:
     def shoot(self, name: str) -> None:
         """A picture for the docs, if they are wanted."""
         if folder := os.environ.get("SERVE_SCREENSHOTS"):
-            metrics = {"width": 760, "height": 100, "deviceScaleFactor": 1, "mobile": False}
+            metrics = {"width": 760, "height": 1000, "deviceScaleFactor": 1, "mobile": False}
             self.driver.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", metrics)
-            size = self.script("return document.documentElement.scrollHeight")
-            self.driver.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", {**metrics, "height": size})
             self.script("document.activeElement.blur()")
-            picture = self.driver.execute_cdp_cmd("Page.captureScreenshot", {})["data"]
+            height = self.script("return document.querySelector('main > .column').getBoundingClientRect().bottom + 24")
+            clip = {"x": 0, "y": 0, "width": 760, "height": height, "scale": 1}
+            picture = self.driver.execute_cdp_cmd("Page.captureScreenshot", {"clip": clip})["data"]
             (Path(folder) / name).write_bytes(base64.b64decode(picture))
 
 
@@ -579,3 +579,21 @@ def test_two_visitors_do_not_mix(visit: Callable[..., Visit], chromium: Any) -> 
     finally:
         chromium.close()
         chromium.switch_to.window(here)
+
+
+def test_who_finds_no_place_is_told_and_keeps_what_was_said(address: str, summarizer: Any, bot: Any) -> None:
+    from seq2seq_models.page import Page
+
+    release = threading.Event()
+
+    async def ask(page: Page) -> tuple[list[Any], list[Any]]:
+        values = [None] * len(SETTINGS)
+        summary = [one async for one in page.summarize(FIRE, *values)]
+        return summary, [one async for one in page.answer("hi.", Conversation(), *values)]
+
+    with Line(1) as line:
+        line.submit(lambda: release.wait(60))
+        ((word, summary),), ((box, talk, shown, notice),) = asyncio.run(ask(Page(summarizer, bot, line, line, MOST)))
+        release.set()
+    assert "takes 1 at a time" in word and notice == word
+    assert (summary, box, list(talk), shown) == ("", "hi.", [], talk_html([]))

@@ -49,9 +49,7 @@ class Line:
             InputError: all places are taken.
         """
         if not self._free.acquire(blocking=False):
-            raise InputError(
-                f"{self._places} requests are waiting already, more than that are not taken. Try again in a moment."
-            )
+            raise InputError(f"Too many are waiting: this model takes {self._places} at a time. Try again in a moment.")
         future = self._thread.submit(call)
         future.add_done_callback(lambda _: self._free.release())
         return future
@@ -144,16 +142,17 @@ def talk_html(turns: Iterable[Turn], left_out: int = 0, growing: str | None = No
         shown.insert(
             left_out, '<li class="fold">What stands above has been trimmed: the model reads on from here.</li>'
         )
-    return f'<ol class="talk" role="log" aria-label="Talk">{"".join(shown)}</ol>'
+    return f'<div class="talk" role="log" aria-label="Talk" tabindex="0"><ol>{"".join(shown)}</ol></div>'
 
 
 def _notice(text: str) -> str:
     return f'<p class="notice" role="alert">{html.escape(text)}</p>' if text else ""
 
 
-def _about(loaded: Any) -> str:
-    name = loaded.model.config.name_or_path
-    return f'<p class="quiet">Model: {html.escape(Path(name).name if Path(name).is_dir() else name)}</p>'
+def _name(loaded: Any) -> str:
+    """What the model of a pipeline is called: its repository, or the last part of its folder."""
+    name = str(loaded.model.config.name_or_path)
+    return Path(name).name if Path(name).is_dir() else name
 
 
 class Page:
@@ -191,7 +190,13 @@ class Page:
         """Gradio's own, with the fonts of the machine, and with texts that stand out from what is behind them."""
         fonts = {"font": ["system-ui", "sans-serif"], "font_mono": ["ui-monospace", "monospace"]}
         theme = self._gr.themes.Default(primary_hue="indigo", neutral_hue="slate", **fonts)
-        quiet = ("block_title_text_color", "block_label_text_color", "block_info_text_color", "input_placeholder_color")
+        quiet = (
+            "block_title_text_color",
+            "block_label_text_color",
+            "block_info_text_color",
+            "input_placeholder_color",
+            "body_text_color_subdued",
+        )
         return theme.set(
             button_primary_background_fill="*primary_600", button_primary_background_fill_hover="*primary_700",
             color_accent="*primary_600",
@@ -200,7 +205,6 @@ class Page:
 
     def _summarize_tab(self) -> None:
         gr = self._gr
-        gr.HTML(_about(self._summarizer))
         with gr.Row(equal_height=True):
             text = gr.Textbox(
                 label="Text", lines=7, max_lines=14, placeholder="Paste a text here.", scale=3, elem_id="text"
@@ -209,38 +213,32 @@ class Page:
         with gr.Row():
             start = gr.Button("Summarize", variant="primary", elem_id="summarize")
             example = gr.Button("Take an example")
+        notice, result = gr.HTML(elem_id="notice"), gr.HTML()
         settings = self._settings(self._summarizer)
-        notice, result = gr.HTML(elem_id="notice"), gr.HTML(elem_id="reading")
-        start.click(
-            self.summarize, [text, *settings], [notice, result], api_visibility="private", show_progress_on=result
-        )
-        example.click(lambda: EXAMPLE, None, text, api_visibility="private", queue=False)
-        file.upload(self.open, file, [text, notice, file], api_visibility="private")
+        quietly = {"api_visibility": "private", "show_progress": "hidden"}
+        start.click(self.summarize, [text, *settings], [notice, result], **quietly)
+        example.click(lambda: EXAMPLE, None, text, **quietly)
+        file.upload(self.open, file, [text, notice, file], **quietly)
 
     def _chat_tab(self) -> None:
         gr = self._gr
-        gr.HTML(_about(self._bot))
         talk = gr.State(Conversation())
-        shown = gr.HTML(talk_html([]), elem_id="talk", max_height="55vh", autoscroll=True)
+        shown = gr.HTML(talk_html([]), elem_id="talk")
         notice = gr.HTML(elem_id="chat-notice")
         box = gr.Textbox(label="Your turn", placeholder="Say something.", elem_id="box")
         with gr.Row():
             send = gr.Button("Send", variant="primary", elem_id="send")
             new = gr.Button("New chat", elem_id="new")
         settings = self._settings(self._bot)
-        answering = gr.on(
-            [box.submit, send.click], self.answer, [box, talk, *settings], [box, talk, shown, notice],
-            api_visibility="private", show_progress="hidden",
-        )  # fmt: skip
-        new.click(
-            lambda: ("", Conversation(), talk_html([]), ""), None, [box, talk, shown, notice], cancels=[answering],
-            api_visibility="private",
-        )  # fmt: skip
+        quietly = {"api_visibility": "private", "show_progress": "hidden"}
+        outputs = [box, talk, shown, notice]
+        answering = gr.on([box.submit, send.click], self.answer, [box, talk, *settings], outputs, **quietly)
+        new.click(lambda: ("", Conversation(), talk_html([]), ""), None, outputs, cancels=[answering], **quietly)
 
     def _settings(self, loaded: Any) -> list[Any]:
         """The fields of `SETTINGS`, in a drawer, with the values of the checkpoint."""
         gr, fields = self._gr, []
-        with gr.Accordion("Generation settings", open=False), gr.Row():
+        with gr.Accordion(f"Settings of {_name(loaded)}", open=False), gr.Row():
             for name in SETTINGS:
                 option, value = OPTIONS[name], getattr(loaded.generation_config, name)
                 about = {"label": name, "info": option.does, "min_width": 220}
@@ -261,24 +259,27 @@ class Page:
             return self._gr.skip(), _notice("This file is not UTF-8 text. Save it as UTF-8, or paste the text."), None
         return text, _notice(refusal(text, self._most)), None
 
-    async def summarize(self, text: str, *values: Any) -> tuple[str, str]:
+    async def summarize(self, text: str, *values: Any) -> AsyncIterator[tuple[str, str]]:
         """A notice, and the summary of a text with what its sentences looked at."""
         if word := refusal(text, self._most):
-            return _notice(word), ""
+            yield _notice(word), ""
+            return
         listener = Listener(self._summarizer.tokenizer)
         options = changed(self._summarizer.generation_config, values)
         try:
             call = self._reading.submit(
                 lambda: read(self._summarizer, text, **options, stopping_criteria=listener.criteria)
             )
+            yield _notice("The model is reading …"), ""
             async for _ in listener.follow(call):
                 pass
         except (GenerationError, InputError) as error:
-            return _notice(str(error)), ""
+            yield _notice(str(error)), ""
+            return
         reading = call.result()
         count = len(reading.parts)
         word = f"This text is longer than the model reads at once: it was read in {count} parts." if count > 1 else ""
-        return _notice(word), reading_html(reading)
+        yield _notice(word), reading_html(reading)
 
     async def answer(self, text: str, before: Conversation, *values: Any) -> AsyncIterator[tuple[Any, ...]]:
         """The field of the user, the talk, how it is shown, and a notice, each time that the reply has grown."""

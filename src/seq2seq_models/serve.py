@@ -89,8 +89,9 @@ def _listen(host: str, port: int) -> socket.socket:
     try:
         return socket.create_server((host, port), family=socket.AF_INET6 if ":" in host else socket.AF_INET)
     except OSError as error:
+        reason = str(error.strerror).partition(" (while")[0].lower()
         raise InputError(
-            f"`--host` and `--port` must be an address to listen on, got {host} and {port}: {error} (serve). "
+            f"`--host` and `--port` must be free to listen on, got {host} and {port}: {reason} (serve). "
             "Name another port; 0 is any free one."
         ) from None
 
