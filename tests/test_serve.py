@@ -317,11 +317,17 @@ class Visit:
 
     def until(self, condition: Callable[[], Any]) -> Any:
         """What the condition gives as soon as it is true."""
-        from selenium.common.exceptions import NoSuchElementException, StaleElementReferenceException
+        from selenium.common.exceptions import NoSuchElementException, StaleElementReferenceException, TimeoutException
         from selenium.webdriver.support.ui import WebDriverWait
 
         passing = (NoSuchElementException, StaleElementReferenceException)
-        return WebDriverWait(self.driver, 30, 0.05, ignored_exceptions=passing).until(lambda _: condition())
+        try:
+            return WebDriverWait(self.driver, 90, 0.05, ignored_exceptions=passing).until(lambda _: condition())
+        except TimeoutException:
+            shown = self.script(
+                "return document.body.innerText + [...document.querySelectorAll('textarea')].map(a => a.value)"
+            )
+            raise AssertionError(f"what was waited for did not come; the page shows: {shown}") from None
 
     def find(self, css: str) -> Any:
         """The first of these elements that can be seen."""
@@ -378,9 +384,10 @@ class Visit:
 
         before = len(self.all(".talk li.assistant"))
         self.write("#box textarea, #box input", text)
-        self.driver.switch_to.active_element.send_keys(Keys.ENTER)
+        # A turn that comes before the page has closed the one before is left in its field.
+        self.until(lambda: self.press(Keys.ENTER) or self.find("#box textarea, #box input").get_property("value") == "")
         self.until(lambda: len(self.all(".talk li.assistant:not(.growing)")) > before and not self.all(".growing"))
-        return str(self.all(".talk li.assistant")[-1].text)
+        return str(self.all(".talk li.assistant")[-1].get_property("textContent"))
 
     def fits(self) -> bool:
         return bool(self.script("return document.documentElement.scrollWidth <= innerWidth"))
@@ -551,7 +558,7 @@ def test_turns_that_the_model_no_longer_reads_are_shown_as_trimmed(visit: Callab
         assert page.say(words.strip()) == bot(talk).reply
     assert talk.left_out >= 2
     marked = page.all(".talk li.left-out")
-    assert [one.text for one in marked] == talk.history[: talk.left_out]
+    assert [one.get_property("textContent") for one in marked] == talk.history[: talk.left_out]
     fold = page.script("return [...document.querySelectorAll('.talk li')].findIndex(one => one.className == 'fold')")
     assert fold == talk.left_out
     page.say("i had soup for lunch. " * 120)
