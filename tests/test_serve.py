@@ -384,8 +384,7 @@ class Visit:
 
         before = len(self.all(".talk li.assistant"))
         self.write("#box textarea, #box input", text)
-        # A turn that comes before the page has closed the one before is left in its field.
-        self.until(lambda: self.press(Keys.ENTER) or self.find("#box textarea, #box input").get_property("value") == "")
+        self.press(Keys.ENTER)
         self.until(lambda: len(self.all(".talk li.assistant:not(.growing)")) > before and not self.all(".growing"))
         return str(self.all(".talk li.assistant")[-1].get_property("textContent"))
 

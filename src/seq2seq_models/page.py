@@ -232,7 +232,15 @@ class Page:
         settings = self._settings(self._bot)
         quietly = {"api_visibility": "private", "show_progress": "hidden"}
         outputs = [box, talk, shown, notice]
-        answering = gr.on([box.submit, send.click], self.answer, [box, talk, *settings], outputs, **quietly)
+        # What is sent while a reply still grows is answered after it.
+        answering = gr.on(
+            [box.submit, send.click],
+            self.answer,
+            [box, talk, *settings],
+            outputs,
+            trigger_mode="always_last",
+            **quietly,
+        )
         new.click(lambda: ("", Conversation(), talk_html([]), ""), None, outputs, cancels=[answering], **quietly)
 
     def _settings(self, loaded: Any) -> list[Any]:
@@ -285,7 +293,7 @@ class Page:
         """The field of the user, the talk, how it is shown, and a notice, each time that the reply has grown."""
         keep = self._gr.skip()
         if word := refusal(text, self._most):
-            yield keep, keep, keep, _notice(word)
+            yield keep, keep, keep, _notice(word if text else "")
             return
         bot, talk = self._bot, copy.deepcopy(before)
         talk.add_user(text)
