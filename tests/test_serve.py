@@ -549,6 +549,33 @@ def test_a_chat_streams_and_remembers(visit: Callable[..., Visit], bot: Any) -> 
     assert page.say("do you remember my pet?") == bot("do you remember my pet?", num_beams=1).reply != reply
 
 
+def test_what_is_sent_while_a_reply_grows_is_answered_after_it(visit: Callable[..., Visit], bot: Any) -> None:
+    from selenium.webdriver.common.keys import Keys
+
+    page, talk, settings = visit(), Conversation(), {"num_beams": 1, "max_length": 400, "min_length": 380}
+    page.chat()
+    page.find("button.label-wrap").click()
+    page.find("input[type=number]")
+    fields = [one for one in page.all("input[type=number]") if one.is_displayed()]
+    for field, value in zip(fields, settings.values(), strict=False):
+        field.clear()
+        field.send_keys(str(value))
+    for words in ("hi, i am anna.", "i like swimming."):
+        talk.add_user(words)
+        bot(talk, **settings)
+        page.write("#box textarea, #box input", words)
+        page.press(Keys.ENTER)
+        page.find(".talk .growing")
+    page.until(lambda: len(page.all(".talk li")) == 4 and not page.all(".growing"))
+    assert [one.get_property("textContent") for one in page.all(".talk li")] == talk.history
+    page.write("#box textarea, #box input", "i live in lisbon.")
+    page.press(Keys.ENTER)
+    page.find(".talk .growing")
+    page.find("#new").click()
+    page.until(lambda: not page.all(".talk li"))
+    assert page.say("hi, i am anna.") == bot("hi, i am anna.", **settings).reply
+
+
 def test_turns_that_the_model_no_longer_reads_are_shown_as_trimmed(visit: Callable[..., Visit], bot: Any) -> None:
     page, talk = visit(), Conversation()
     page.chat()
@@ -562,6 +589,13 @@ def test_turns_that_the_model_no_longer_reads_are_shown_as_trimmed(visit: Callab
     assert fold == talk.left_out
     page.say("i had soup for lunch. " * 120)
     assert "only its end is read" in page.find("#chat-notice .notice").text
+
+
+def test_what_looks_like_markup_is_shown_as_it_is(visit: Callable[..., Visit]) -> None:
+    page, words = visit(), "<b>hi</b> {{7*7}} ${7*7} `\\\\` <img src=x onerror=alert(1)> &amp;"
+    page.chat()
+    page.say(words)
+    assert page.find(".talk li.user").text == words
 
 
 def test_two_visitors_do_not_mix(visit: Callable[..., Visit], chromium: Any) -> None:
@@ -588,18 +622,18 @@ def test_two_visitors_do_not_mix(visit: Callable[..., Visit], chromium: Any) -> 
 
 
 def test_who_finds_no_place_is_told_and_keeps_what_was_said(address: str, summarizer: Any, bot: Any) -> None:
-    from seq2seq_models.page import Page
+    from seq2seq_models.page import Page, Session
 
     release = threading.Event()
 
     async def ask(page: Page) -> tuple[list[Any], list[Any]]:
         values = [None] * len(SETTINGS)
         summary = [one async for one in page.summarize(FIRE, *values)]
-        return summary, [one async for one in page.answer("hi.", Conversation(), *values)]
+        return summary, [one async for one in page.answer("hi.", Session(), *values)]
 
     with Line(1) as line:
         line.submit(lambda: release.wait(60))
-        ((word, summary),), ((box, talk, shown, notice),) = asyncio.run(ask(Page(summarizer, bot, line, line, MOST)))
+        ((word, summary),), ((box, shown, notice),) = asyncio.run(ask(Page(summarizer, bot, line, line, MOST)))
         release.set()
     assert "takes 1 at a time" in word and notice == word
-    assert (summary, box, list(talk), shown) == ("", "hi.", [], talk_html([]))
+    assert (summary, box, shown) == ("", "hi.", talk_html([]))

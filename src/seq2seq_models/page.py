@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import copy
-import html
 import threading
 from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 from concurrent.futures import CancelledError, Future, ThreadPoolExecutor
@@ -17,7 +16,7 @@ from .core.settings.generation_options import OPTIONS
 from .core.streamers import BaseStreamer
 from .core.window import window
 from .errors import GenerationError, InputError
-from .reading import read, reading_html
+from .reading import escaped, read, reading_html
 
 SETTINGS = (
     "num_beams", "max_length", "min_length", "length_penalty", "no_repeat_ngram_size", "repetition_penalty",
@@ -84,10 +83,16 @@ class Listener(BaseStreamer):
         try:
             while (text := await self._texts.get()) is not None:
                 yield text
-            future.result()
+            if not self._is_left:
+                future.result()
         finally:
             self._is_left = True
             future.cancel()
+
+    def leave(self) -> None:
+        """Ends the writing, and whoever follows it."""
+        self._is_left = True
+        self._texts.put_nowait(None)
 
     def put(self, value: Any) -> None:
         """Takes the next token ids."""
@@ -105,6 +110,14 @@ class Listener(BaseStreamer):
         if self._is_left:
             raise CancelledError
         return False
+
+
+class Session:
+    """A visitor's talk, and who listens to the reply that is being written, if one is."""
+
+    def __init__(self) -> None:
+        self.talk = Conversation()
+        self.listener: Listener | None = None
 
 
 # What the page says.
@@ -133,11 +146,11 @@ def changed(own: Any, values: Sequence[Any]) -> dict[str, Any]:
 def talk_html(turns: Iterable[Turn], left_out: int = 0, growing: str | None = None) -> str:
     """A talk as a list: the turns that the model no longer reads are marked, and the last reply may still grow."""
     shown = [
-        f'<li class="{turn.role}{" left-out" if number < left_out else ""}">{html.escape(turn.text)}</li>'
+        f'<li class="{turn.role}{" left-out" if number < left_out else ""}">{escaped(turn.text)}</li>'
         for number, turn in enumerate(turns)
     ]
     if growing is not None:
-        shown.append(f'<li class="assistant growing">{html.escape(growing) or "…"}</li>')
+        shown.append(f'<li class="assistant growing">{escaped(growing) or "…"}</li>')
     if left_out:
         shown.insert(
             left_out, '<li class="fold">What stands above has been trimmed: the model reads on from here.</li>'
@@ -146,7 +159,7 @@ def talk_html(turns: Iterable[Turn], left_out: int = 0, growing: str | None = No
 
 
 def _notice(text: str) -> str:
-    return f'<p class="notice" role="alert">{html.escape(text)}</p>' if text else ""
+    return f'<p class="notice" role="alert">{escaped(text)}</p>' if text else ""
 
 
 def _name(loaded: Any) -> str:
@@ -191,12 +204,9 @@ class Page:
         fonts = {"font": ["system-ui", "sans-serif"], "font_mono": ["ui-monospace", "monospace"]}
         theme = self._gr.themes.Default(primary_hue="indigo", neutral_hue="slate", **fonts)
         quiet = (
-            "block_title_text_color",
-            "block_label_text_color",
-            "block_info_text_color",
-            "input_placeholder_color",
+            "block_title_text_color", "block_label_text_color", "block_info_text_color", "input_placeholder_color",
             "body_text_color_subdued",
-        )
+        )  # fmt: skip
         return theme.set(
             button_primary_background_fill="*primary_600", button_primary_background_fill_hover="*primary_700",
             color_accent="*primary_600",
@@ -222,7 +232,7 @@ class Page:
 
     def _chat_tab(self) -> None:
         gr = self._gr
-        talk = gr.State(Conversation())
+        session = gr.State(Session())
         shown = gr.HTML(talk_html([]), elem_id="talk")
         notice = gr.HTML(elem_id="chat-notice")
         box = gr.Textbox(label="Your turn", placeholder="Say something.", elem_id="box")
@@ -231,17 +241,13 @@ class Page:
             new = gr.Button("New chat", elem_id="new")
         settings = self._settings(self._bot)
         quietly = {"api_visibility": "private", "show_progress": "hidden"}
-        outputs = [box, talk, shown, notice]
+        outputs = [box, shown, notice]
         # What is sent while a reply still grows is answered after it.
-        answering = gr.on(
-            [box.submit, send.click],
-            self.answer,
-            [box, talk, *settings],
-            outputs,
-            trigger_mode="always_last",
+        gr.on(
+            [box.submit, send.click], self.answer, [box, session, *settings], outputs, trigger_mode="always_last",
             **quietly,
-        )
-        new.click(lambda: ("", Conversation(), talk_html([]), ""), None, outputs, cancels=[answering], **quietly)
+        )  # fmt: skip
+        new.click(self.start_anew, session, outputs, **quietly)
 
     def _settings(self, loaded: Any) -> list[Any]:
         """The fields of `SETTINGS`, in a drawer, with the values of the checkpoint."""
@@ -289,16 +295,16 @@ class Page:
         word = f"This text is longer than the model reads at once: it was read in {count} parts." if count > 1 else ""
         yield _notice(word), reading_html(reading)
 
-    async def answer(self, text: str, before: Conversation, *values: Any) -> AsyncIterator[tuple[Any, ...]]:
-        """The field of the user, the talk, how it is shown, and a notice, each time that the reply has grown."""
+    async def answer(self, text: str, session: Session, *values: Any) -> AsyncIterator[tuple[Any, Any, Any]]:
+        """The field of the visitor, the talk, and a notice, each time that the reply has grown."""
         keep = self._gr.skip()
         if word := refusal(text, self._most):
-            yield keep, keep, keep, _notice(word if text else "")
+            yield keep, keep, _notice(word if text else "")
             return
-        bot, talk = self._bot, copy.deepcopy(before)
+        bot, talk = self._bot, copy.deepcopy(session.talk)
         talk.add_user(text)
         turns = list(talk)
-        listener = Listener(bot.tokenizer)
+        listener = session.listener = Listener(bot.tokenizer)
         options = changed(bot.generation_config, values)
         if bot.generation_config.num_beam_groups == 1:
             options["streamer"] = listener
@@ -306,10 +312,19 @@ class Page:
         word = "Your turn is longer than the model reads at once: only its end is read." if too_long else ""
         try:
             call = self._talking.submit(lambda: bot(talk, **options, stopping_criteria=listener.criteria))
-            yield "", keep, talk_html(turns, talk.left_out, ""), _notice(word)
+            yield "", talk_html(turns, talk.left_out, ""), _notice(word)
             async for growing in listener.follow(call):
-                yield keep, keep, talk_html(turns, talk.left_out, growing), keep
+                yield keep, talk_html(turns, talk.left_out, growing), keep
         except (GenerationError, InputError) as error:
-            yield text, before, talk_html(before, before.left_out), _notice(str(error))
+            yield text, talk_html(session.talk, session.talk.left_out), _notice(str(error))
             return
-        yield keep, talk, talk_html(talk, talk.left_out), keep
+        if session.listener is listener:  # else another chat has begun
+            session.talk = talk
+        yield keep, talk_html(session.talk, session.talk.left_out), keep
+
+    async def start_anew(self, session: Session) -> tuple[str, str, str]:
+        """The same of a new chat; a reply that is being written to the old one ends."""
+        if session.listener is not None:
+            session.listener.leave()
+        session.talk, session.listener = Conversation(), None
+        return "", talk_html([]), ""

@@ -143,12 +143,12 @@ def reading_html(reading: Reading) -> str:
             checked = "" if number else " checked"
             choices.append(
                 f'<label><input type="radio" name="sentence" value="{number}"{checked}>'
-                f"<span>{_escaped(sentence)}</span></label>"
+                f"<span>{escaped(sentence)}</span></label>"
             )
             rules.append(f'.reading:has([value="{number}"]:checked) .source span {{ --shade: var(--s{number}, 0) }}')
-        source += [_escaped(reading.source[done : part.start]), *_shaded(reading.source, part, first)]
+        source += [escaped(reading.source[done : part.start]), *_shaded(reading.source, part, first)]
         done = part.end
-    source.append(_escaped(reading.source[done:]))
+    source.append(escaped(reading.source[done:]))
     return (
         f'<div class="reading"><style>{" ".join(rules)}</style>'
         f"<fieldset><legend>Summary</legend>{''.join(choices) or '<p>The model wrote nothing.</p>'}</fieldset>"
@@ -163,16 +163,16 @@ def _shaded(source: str, part: Part, first: int) -> list[str]:
     turns = np.flatnonzero((part.shades[:, 1:] != part.shades[:, :-1]).any(0)) + 1
     pieces = []
     for start, end in pairwise([0, *turns.tolist(), part.end - part.start]):
-        text = _escaped(source[part.start + start : part.start + end])
+        text = escaped(source[part.start + start : part.start + end])
         shades = enumerate(part.shades[:, start], first) if end > start else ()
         lit = ";".join(f"--s{number}:{shade:.2g}" for number, shade in shades if shade)
         pieces.append(f'<span style="{lit}">{text}</span>' if lit else text)
     return pieces
 
 
-def _escaped(text: str) -> str:
+def escaped(text: str) -> str:
     """Text that neither HTML nor the page's templates read as anything but text."""
-    escaped = html.escape(text)
+    shown = html.escape(text)
     for character in "{}$`\\":
-        escaped = escaped.replace(character, f"&#{ord(character)};")
-    return escaped
+        shown = shown.replace(character, f"&#{ord(character)};")
+    return shown
