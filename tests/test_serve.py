@@ -552,7 +552,7 @@ def test_a_chat_streams_and_remembers(visit: Callable[..., Visit], bot: Any) -> 
 def test_what_is_sent_while_a_reply_grows_is_answered_after_it(visit: Callable[..., Visit], bot: Any) -> None:
     from selenium.webdriver.common.keys import Keys
 
-    page, talk, settings = visit(), Conversation(), {"num_beams": 1, "max_length": 400, "min_length": 380}
+    page, talk, settings = visit(), Conversation(), {"num_beams": 1, "max_length": 220, "min_length": 200}
     page.chat()
     page.find("button.label-wrap").click()
     page.find("input[type=number]")
