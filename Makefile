@@ -7,7 +7,7 @@ DOCS := .venv-docs
 # Hundreds of XLA programs each, which TensorFlow never frees: they get processes of their own.
 COMPILING := $(foreach wing,flax tensorflow,tests/test_$(wing)_generation.py tests/test_$(wing)_combinations.py)
 
-.PHONY: demo docs test test-fast test-newest lint clean
+.PHONY: browser demo docs test test-fast test-newest lint clean
 
 demo: $(DEMO)/ready            ## summarize a report and hold a short talk, offline, on the bundled checkpoints
 	@echo '--- a report in one line:'
@@ -23,10 +23,14 @@ test: $(TEST)/ready lint docs  ## everything: style, types, pages, all tests, an
 test-fast: $(TEST)/ready       ## the tests that take moments
 	OMP_NUM_THREADS=1 $(TEST)/bin/python -m pytest -n 2 --dist loadfile -m 'not heavy'
 
-test-newest: $(NEWEST)/ready   ## loading, saving and tokenizing with the newest huggingface_hub and tokenizers
+test-newest: $(NEWEST)/ready browser ## loading, saving and tokenizing with the newest huggingface_hub and tokenizers; serve
 	$(NEWEST)/bin/python -m pytest -m "not reference and not heavy" tests/test_hub.py tests/test_hub_models.py \
 		tests/test_hub_faults.py \
-		tests/test_checkpoints.py tests/test_leaves.py tests/test_tokenizer_files.py
+		tests/test_checkpoints.py tests/test_leaves.py tests/test_tokenizer_files.py tests/test_serve.py
+
+browser:                       # Chromium for the page of serve, where it can be had; without it and NO_BROWSER=1 a test fails
+	@[ "$$NO_BROWSER" = 1 ] || { command -v chromium && command -v chromedriver; } > /dev/null || [ "$$(id -u)" != 0 ] || \
+		{ apt-get update --quiet && apt-get install --quiet --yes --no-install-recommends chromium chromium-driver; } || true
 
 docs: $(DOCS)/ready            ## the documentation as a site, in build/site; a warning or a dead link fails
 	NO_MKDOCS_2_WARNING=1 $(DOCS)/bin/mkdocs build --quiet
@@ -49,7 +53,7 @@ $(TEST)/ready: pyproject.toml constraints.txt
 $(NEWEST)/ready: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(NEWEST)
 	grep '^torch==\|^numpy==' constraints.txt > $(NEWEST)/constraints.txt
-	$(NEWEST)/bin/pip install --quiet -c $(NEWEST)/constraints.txt -e '.[torch]' 'huggingface_hub>=2' pytest pytest-timeout hypothesis sentencepiece jinja2
+	$(NEWEST)/bin/pip install --quiet -c $(NEWEST)/constraints.txt -e '.[torch,serve]' 'huggingface_hub>=2' pytest pytest-timeout hypothesis sentencepiece jinja2 selenium
 	touch $@
 
 $(DOCS)/ready: pyproject.toml constraints.txt

@@ -65,6 +65,14 @@ def test_the_weights_are_those_of_a_forward_pass(
     assert np.abs(one - cross_attention(outputs, 0)).max() > 1e-3
 
 
+def test_bfloat16_gives_the_same_to_its_own_precision(tokenizer: Any, pytorch: tuple[Any, Any]) -> None:
+    model = seq2seq_models.PegasusForConditionalGeneration.from_pretrained(DEMO, dtype="bfloat16")
+    inputs = tokenizer(TEXTS[:1], return_tensors="pt")
+    found = cross_attention(model.generate(**inputs, **ASKED))
+    assert found.dtype == np.float32
+    np.testing.assert_allclose(found, cross_attention(pytorch[0].generate(**inputs, **ASKED)), atol=0.03)
+
+
 def test_the_picture_has_the_tokens_at_its_edges(tokenizer: Any, pytorch: tuple[Any, Any], tmp_path: Path) -> None:
     model, inputs = pytorch
     outputs = model.generate(**inputs, **ASKED, num_beams=3)

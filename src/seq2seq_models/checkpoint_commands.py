@@ -10,7 +10,7 @@ import threading
 from types import FrameType
 from typing import Any
 
-from .bundled import resolve_model
+from .bundled import DEMO_CHECKPOINTS, resolve_model
 
 
 def add_checkpoint_commands(commands: Any) -> None:
@@ -23,6 +23,31 @@ def add_log_options(command: Any) -> None:
     """Adds the options that every command has."""
     command.add_argument("--quiet", "-q", action="store_true", help="no warnings")
     command.add_argument("--debug", action="store_true", help="show the traceback of an unexpected error")
+
+
+def add_model_options(command: argparse.ArgumentParser, task: str) -> None:
+    """Adds the options that say which model runs, and how, to a command that runs one."""
+    group = command.add_argument_group("model")
+    group.add_argument(
+        "--model",
+        metavar="REPO",
+        help=f"a repository of the hub or a folder (default: the bundled {DEMO_CHECKPOINTS[task]})",
+    )
+    group.add_argument("--revision", help="branch, tag or commit of the repository")
+    group.add_argument("--token", help="access token for a private or gated repository")
+    group.add_argument("--framework", help="pytorch (default), tensorflow or flax")
+    group.add_argument("--device", help="cpu, cuda, cuda:0 ... (default: the first GPU, else the CPU)")
+    group.add_argument("--dtype", help="float32, bfloat16, float16 or auto (default: float32)")
+    group.add_argument("--quantization", metavar="KIND", help="int8: rounded weights, faster on a CPU (PyTorch)")
+    group.add_argument("--seed", type=int, help="makes --do-sample repeatable")
+    add_log_options(group)
+
+
+def model_options(options: argparse.Namespace) -> dict[str, Any]:
+    """What the options that `add_model_options` adds are as keywords of `pipeline`, but for the model itself."""
+    given = {name: getattr(options, name) for name in ("token", "framework", "device", "dtype")}
+    further = {} if options.quantization is None else {"quantization": options.quantization}
+    return {**given, "model_kwargs": further}
 
 
 def _add_repository_options(command: argparse.ArgumentParser) -> None:

@@ -16,8 +16,7 @@ from io import TextIOWrapper
 from typing import Any
 
 from . import __version__
-from .bundled import DEMO_CHECKPOINTS
-from .checkpoint_commands import add_checkpoint_commands, add_log_options
+from .checkpoint_commands import add_checkpoint_commands, add_model_options, model_options
 from .command_help import EXIT_CODES, add_completion_command, add_examples
 from .core.conversation import Conversation
 from .core.settings.generation_options import OPTIONS
@@ -33,6 +32,7 @@ from .errors import (
     TokenizerError,
 )
 from .pipelines import SummarizationPipeline, pipeline
+from .serve import add_serve_command
 
 FAULT, INTERRUPTED, BROKEN_PIPE = 2, 130, 141
 """Exit codes: a fault that is told in one line; Ctrl-C; the reader of the output went away (as a shell reports it)."""
@@ -111,6 +111,7 @@ def _parser() -> argparse.ArgumentParser:
     _add_chat(commands)
     add_checkpoint_commands(commands)
     add_environment_command(commands)
+    add_serve_command(commands)
     add_completion_command(commands, parser)
     add_examples(commands)
     return parser
@@ -132,7 +133,7 @@ def _add_summarize(commands: Any) -> None:
         "--progress", action=argparse.BooleanOptionalAction, help="show progress on stderr (default: on a terminal)"
     )
     command.add_argument("--batch-size", type=int, metavar="N", help="texts that are summarized at once")
-    _add_model_options(command, "summarization")
+    add_model_options(command, "summarization")
     _add_generation_options(command)
     command.set_defaults(run=summarize)
 
@@ -144,26 +145,9 @@ def _add_chat(commands: Any) -> None:
         description="Answers every line of the terminal or of standard input, with the talk so far in mind.",
     )
     command.add_argument("--json", action="store_true", help="print every exchange as a JSON object on one line")
-    _add_model_options(command, "chat")
+    add_model_options(command, "chat")
     _add_generation_options(command)
     command.set_defaults(run=chat)
-
-
-def _add_model_options(command: argparse.ArgumentParser, task: str) -> None:
-    group = command.add_argument_group("model")
-    group.add_argument(
-        "--model",
-        metavar="REPO",
-        help=f"a repository of the hub or a folder (default: the bundled {DEMO_CHECKPOINTS[task]})",
-    )
-    group.add_argument("--revision", help="branch, tag or commit of the repository")
-    group.add_argument("--token", help="access token for a private or gated repository")
-    group.add_argument("--framework", help="pytorch (default), tensorflow or flax")
-    group.add_argument("--device", help="cpu, cuda, cuda:0 ... (default: the first GPU, else the CPU)")
-    group.add_argument("--dtype", help="float32, bfloat16, float16 or auto (default: float32)")
-    group.add_argument("--quantization", metavar="KIND", help="int8: rounded weights, faster on a CPU (PyTorch)")
-    group.add_argument("--seed", type=int, help="makes --do-sample repeatable")
-    add_log_options(group)
 
 
 def _add_generation_options(command: argparse.ArgumentParser) -> None:
@@ -194,13 +178,9 @@ def _load(task: str, options: argparse.Namespace) -> Any:
     loaded = pipeline(
         task,
         model=options.model,
-        framework=options.framework,
         revision=options.revision,
-        token=options.token,
-        device=options.device,
-        dtype=options.dtype,
         batch_size=getattr(options, "batch_size", None),
-        model_kwargs=None if options.quantization is None else {"quantization": options.quantization},
+        **model_options(options),
         **_generation_options(options),
     )
     if options.seed is not None:

@@ -20,6 +20,9 @@ EXAMPLES = {
   seq2seq-models chat
   seq2seq-models chat --model facebook/blenderbot_small-90M --quantization int8
   seq2seq-models chat --json < questions.txt""",
+    "serve": """
+  seq2seq-models serve
+  seq2seq-models serve --model google/pegasus-xsum --chat-model facebook/blenderbot_small-90M --quantization int8""",
     "info": """
   seq2seq-models info google/pegasus-large
   seq2seq-models info ./my-model --json""",

@@ -162,18 +162,27 @@ class Text2TextGenerationPipeline:
         remaining = iter(found)
         return [_joined([next(remaining) for _ in parts]) for parts in documents]
 
-    def _generate(self, rows: list[list[int]], call: _Call) -> list[list[dict[str, Any]]]:
-        """The records of each row of token ids."""
+    def outputs(self, rows: Sequence[Sequence[int]], **options: Any) -> Any:
+        """What `generate` of the model returns for rows of token ids, which need not be of one length.
+
+        Args:
+            rows: token ids of each input, special tokens included.
+            options: of `generate`.
+        """
         inputs = self.tokenizer.pad({"input_ids": rows}, return_tensors=tensor_kind(self.model))
         if hasattr(self.model, "to"):
             inputs = inputs.to(self.model.device)
-        options = with_key(self.model, call.generate)
         with running_on(self.model, self._device):
-            output = self.model.generate(
-                input_ids=inputs["input_ids"], attention_mask=inputs["attention_mask"], **options
+            return self.model.generate(
+                input_ids=inputs["input_ids"],
+                attention_mask=inputs["attention_mask"],
+                **with_key(self.model, options),
             )
-        sequences = getattr(output, "sequences", output)
-        records = [self._record(sequence, call) for sequence in sequences]
+
+    def _generate(self, rows: list[list[int]], call: _Call) -> list[list[dict[str, Any]]]:
+        """The records of each row of token ids."""
+        output = self.outputs(rows, **call.generate)
+        records = [self._record(sequence, call) for sequence in getattr(output, "sequences", output)]
         each = len(records) // len(rows)
         return [records[start : start + each] for start in range(0, len(records), each)]
 

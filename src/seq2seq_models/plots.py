@@ -39,12 +39,18 @@ def cross_attention(
     if not 0 <= row < rows:
         raise InputError(f"`row` must be from 0 to {rows - 1}, got {row} (cross_attention).")
     beams: Any = getattr(outputs, "beam_indices", None)
-    places = [row] * len(steps) if beams is None else [int(beam) for beam in np.asarray(beams[row]) if beam >= 0]
+    places = [row] * len(steps) if beams is None else [int(beam) for beam in beams[row] if beam >= 0]
     found = []
     for step, place in zip(steps, places, strict=False):
-        weights = np.stack([np.asarray(step[layer][place])[:, -1] for layer in layers or range(len(step))])
+        weights = np.stack([_array(step[layer][place])[:, -1] for layer in layers or range(len(step))])
         found.append(weights[:, heads or slice(None)].mean((0, 1)))
     return np.asarray(found, np.float32)
+
+
+def _array(weights: Any) -> NDArray[np.float32]:
+    # NumPy takes no tensor that is on a GPU, and no bfloat16 of PyTorch.
+    on_host = weights.detach().float().cpu() if hasattr(weights, "detach") else weights
+    return np.asarray(on_host, np.float32)
 
 
 def plot_attention(

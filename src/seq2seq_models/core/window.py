@@ -59,15 +59,29 @@ def part_rows(tokenizer: Any, documents: Sequence[str], limit: int) -> list[list
     parts: list[list[list[int]]] = [[list(row)] for row in tokenizer(list(documents), verbose=False)["input_ids"]]
     for index, (row,) in enumerate(parts):
         if len(row) > limit:
-            texts = _part(tokenizer, documents[index], len(row), limit)
+            texts = part_texts(tokenizer, documents[index], limit)
             parts[index] = [list(ids) for ids in tokenizer(texts, verbose=False)["input_ids"]]
-            logger.warning(
-                "a text has %d tokens and this model reads %d: it is read in %d parts, whose summaries are joined",
-                len(row),
-                limit,
-                len(parts[index]),
-            )
     return parts
+
+
+def part_texts(tokenizer: Any, document: str, limit: int) -> list[str]:
+    """The texts of these parts, of one document; together they have its characters, but for white space.
+
+    Args:
+        tokenizer, limit: as for `part_rows`.
+        document: the text.
+    """
+    size = len(tokenizer(document, verbose=False)["input_ids"])
+    if size <= limit:
+        return [document]
+    texts = _part(tokenizer, document, size, limit)
+    logger.warning(
+        "a text has %d tokens and this model reads %d: it is read in %d parts, whose summaries are joined",
+        size,
+        limit,
+        len(texts),
+    )
+    return texts
 
 
 def _part(tokenizer: Any, document: str, total: int, limit: int) -> list[str]:
