@@ -7,7 +7,10 @@ DOCS := .venv-docs
 # Hundreds of XLA programs each, which TensorFlow never frees: they get processes of their own.
 COMPILING := $(foreach wing,flax tensorflow,tests/test_$(wing)_generation.py tests/test_$(wing)_combinations.py)
 
-.PHONY: browser demo docs test test-fast test-newest lint clean
+# What `bench` measures beside what, in each precision; a plus is a space.
+SIDES := --beside+transformers+ctranslate2 --precision+bfloat16+--beside+transformers --precision+int8+--beside+ctranslate2
+
+.PHONY: bench browser demo docs pictures test test-fast test-newest lint clean
 
 demo: $(DEMO)/ready            ## summarize a report and hold a short talk, offline, on the bundled checkpoints
 	@echo '--- a report in one line:'
@@ -34,6 +37,19 @@ browser:                       # Chromium for the page of serve, where it can be
 
 docs: $(DOCS)/ready            ## the documentation as a site, in build/site; a warning or a dead link fails
 	NO_MKDOCS_2_WARNING=1 $(DOCS)/bin/mkdocs build --quiet
+
+bench: $(TEST)/ready           ## speed and memory beside transformers and CTranslate2, both families, on a quiet machine: an hour
+	$(foreach family,blenderbot-small pegasus,$(foreach sides,$(SIDES), \
+		$(TEST)/bin/python benchmarks/generate.py --family $(family) $(subst +, ,$(sides)) &&)) true
+
+pictures: $(TEST)/ready $(NEWEST)/ready browser ## every picture of the docs anew: half an hour
+	$(TEST)/bin/python docs/draw_house.py docs/images/house.png
+	$(TEST)/bin/python examples/plot_attention.py --output docs/images/attention.png
+	$(TEST)/bin/python examples/compare_frameworks.py --output build/compared --overwrite
+	cp build/compared/compared.png docs/images/frameworks.png
+	$(TEST)/bin/python benchmarks/growth.py --output docs/images/growth.png
+	$(TEST)/bin/python benchmarks/growth.py --family pegasus --output docs/images/growth-pegasus.png
+	SERVE_SCREENSHOTS=docs/images $(NEWEST)/bin/python -m pytest tests/test_serve.py
 
 lint: $(TEST)/ready
 	$(TEST)/bin/ruff check .

@@ -1,0 +1,123 @@
+"""How speed and memory grow with the batch, the beams, the source and the output, in one picture.
+
+    python benchmarks/growth.py --output growth.png                        # BlenderbotSmall-90M's shape
+    python benchmarks/growth.py --family pegasus --output growth-pegasus.png
+    python benchmarks/growth.py --libraries seq2seq_models --output growth.png
+
+Each panel changes one of the four and leaves the others at 1 input, 1 beam, 64 tokens in, 32 tokens out. A point is the
+better of two calls after the first; memory is the most that a call needs beyond what was there before it, on systems
+that can reset that (Linux). Each library runs alone, PyTorch on both sides of float32. Needs transformers 4.57.6,
+ctranslate2 and matplotlib. The numbers are printed as JSON lines, too.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+from generate import OURS, SHAPES, loader, peak_mb, prepared, random_ids
+
+USUAL = {"batch": 1, "beams": 1, "source": 64, "new": 32}
+SWEEPS = {
+    "batch": (1, 2, 4, 8, 16, 32, 64),
+    "beams": (1, 2, 4, 8, 16),
+    "source": (64, 128, 256, 512, 1024),
+    "new": (16, 32, 64, 128, 256, 512),
+}
+NAMES = {"batch": "inputs at once", "beams": "beams", "source": "tokens in", "new": "tokens out"}
+LIBRARIES = (OURS, "transformers", "ctranslate2")
+
+
+def measure(library: str, precision: str, family: str, folder: Path, threads: int) -> Iterator[dict[str, Any]]:
+    """The points of one library, in this process."""
+    generate = loader(library, "pytorch", precision, family, threads)(folder)
+    positions = SHAPES[family]["max_position_embeddings"]
+    for what, values in SWEEPS.items():
+        for value in values:
+            sizes = {**USUAL, what: value}
+            if max(sizes["source"], sizes["new"]) > positions:
+                continue
+            if sizes["new"] == positions:
+                sizes["new"] -= 1  # the start token takes a position, too
+            ids = random_ids(family, sizes["batch"], sizes["source"])
+            times = []
+            for _ in range(3):
+                with suppress(OSError):
+                    Path("/proc/self/clear_refs").write_text("5", encoding="ascii")  # the peak counts from now on
+                before, start = resident_mb(), time.perf_counter()
+                generate(ids, sizes["new"], sizes["beams"])
+                times.append(time.perf_counter() - start)
+                memory = peak_mb() - before
+            speed = sizes["batch"] * sizes["new"] / min(times[1:])
+            yield {"library": library, "what": what, "value": value, "tokens/s": speed, "MB": memory}
+
+
+def resident_mb() -> float:
+    """The resident set of this process now."""
+    pages = int(Path("/proc/self/statm").read_text(encoding="ascii").split()[1])
+    return pages * os.sysconf("SC_PAGE_SIZE") / 2**20
+
+
+def draw(points: list[dict[str, Any]], title: str, output: Path) -> None:
+    """Speed above, memory below, a column for each of the four."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(13, 6), layout="constrained")
+    axes = figure.subplots(2, len(SWEEPS), sharey="row")
+    for column, what in enumerate(SWEEPS):
+        for row, unit in enumerate(("tokens/s", "MB")):
+            ax = axes[row][column]
+            for library in dict.fromkeys(point["library"] for point in points):
+                line = [point for point in points if (point["library"], point["what"]) == (library, what)]
+                ax.plot([one["value"] for one in line], [one[unit] for one in line], marker="o", label=library)
+            ax.set_xscale("log", base=2)
+            ax.set_xticks(SWEEPS[what], SWEEPS[what])
+            ax.set_yscale("log")
+            ax.grid(alpha=0.3)
+        axes[1][column].set_xlabel(NAMES[what])
+    axes[0][0].set_ylabel("tokens of output per second")
+    axes[1][0].set_ylabel("memory of a call, MB")
+    axes[0][0].legend()
+    figure.suptitle(title)
+    figure.savefig(output, dpi=80)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--family", choices=list(SHAPES), default="blenderbot-small")
+    parser.add_argument("--precision", choices=("float32", "int8"), default="float32")
+    parser.add_argument("--libraries", nargs="+", choices=LIBRARIES, default=list(LIBRARIES))
+    parser.add_argument("--threads", type=int, default=os.cpu_count())
+    parser.add_argument("--output", type=Path, help="the picture")
+    parser.add_argument("--run", nargs=2, metavar=("LIBRARY", "FOLDER"), help="measure one side in this process")
+    args = parser.parse_args()
+    if args.run:
+        library, folder = args.run
+        for point in measure(library, args.precision, args.family, Path(folder), args.threads):
+            print(json.dumps(point), flush=True)
+        return
+    if args.output is None:
+        parser.error("--output must say where the picture goes")
+    points = []
+    with tempfile.TemporaryDirectory() as scratch:
+        folder = prepared(args.family, args.libraries, Path(scratch))
+        for library in args.libraries:
+            options = ["--family", args.family, "--precision", args.precision, "--threads", str(args.threads)]
+            command = [sys.executable, __file__, "--run", library, str(folder), *options]
+            done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
+            print(done.stdout, end="", flush=True)
+            points += list(map(json.loads, done.stdout.splitlines()))
+    draw(points, f"{args.family}, {args.precision}, {args.threads} threads", args.output)
+
+
+if __name__ == "__main__":
+    main()
