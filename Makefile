@@ -10,6 +10,9 @@ COMPILING := $(foreach wing,flax tensorflow,tests/test_$(wing)_generation.py tes
 # What `bench` measures beside what, in each precision; a plus is a space.
 SIDES := --beside+transformers+ctranslate2 --precision+bfloat16+--beside+transformers --precision+int8+--beside+ctranslate2
 
+# Two processes, a file of tests to each at a time, in the order of tests/conftest.py.
+TWO := -n 2 --dist loadfile --no-loadscope-reorder
+
 .PHONY: bench browser demo docs pictures test test-fast test-newest lint clean
 
 demo: $(DEMO)/ready            ## summarize a report and hold a short talk, offline, on the bundled checkpoints
@@ -19,12 +22,12 @@ demo: $(DEMO)/ready            ## summarize a report and hold a short talk, offl
 	HF_HUB_OFFLINE=1 $(DEMO)/bin/seq2seq-models chat < examples/chat.txt
 
 test: $(TEST)/ready lint docs  ## everything: style, types, pages, all tests, and the hub tests on the newest hub client
-	OMP_NUM_THREADS=1 $(TEST)/bin/python -m pytest -n 2 --dist loadfile $(COMPILING:%=--ignore=%)
-	OMP_NUM_THREADS=1 $(TEST)/bin/python -m pytest -n 2 --dist loadfile $(COMPILING)
+	OMP_NUM_THREADS=1 $(TEST)/bin/python -m pytest $(TWO) $(COMPILING:%=--ignore=%)
+	OMP_NUM_THREADS=1 $(TEST)/bin/python -m pytest $(TWO) $(COMPILING)
 	$(MAKE) test-newest
 
 test-fast: $(TEST)/ready       ## the tests that take moments
-	OMP_NUM_THREADS=1 $(TEST)/bin/python -m pytest -n 2 --dist loadfile -m 'not heavy'
+	OMP_NUM_THREADS=1 $(TEST)/bin/python -m pytest $(TWO) -m 'not heavy'
 
 test-newest: $(NEWEST)/ready browser ## loading, saving and tokenizing with the newest huggingface_hub and tokenizers; serve
 	$(NEWEST)/bin/python -m pytest -m "not reference and not heavy" tests/test_hub.py tests/test_hub_models.py \

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,12 @@ QUICK_TO_COMPILE = (
 compiled.py repeats a choice of the tests with XLA as it is."""
 
 os.environ.setdefault("XLA_FLAGS", QUICK_TO_COMPILE)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """The files that are mostly heavy tests come first: with two processes, one would else end on them alone."""
+    tests, heavy = Counter(item.path for item in items), Counter(item.path for item in items if "heavy" in item.keywords)
+    items.sort(key=lambda item: -heavy[item.path] / tests[item.path])
 
 
 @pytest.fixture(autouse=True, scope="module")
