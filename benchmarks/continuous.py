@@ -3,8 +3,8 @@
     python benchmarks/continuous.py                                      # the bundled checkpoint on made-up reports
     python benchmarks/continuous.py --model google/pegasus-xsum --data articles.jsonl --count 1000
 
-The pipeline gets a hundred texts at a time and sorts them into batches of similar length. Prints the resident memory as it
-goes, and exits with 1 if it grew by more than 2 % after the first fifth.
+The pipeline gets a hundred texts at a time and sorts them into batches of similar length. Prints the resident memory as
+it goes, and exits with 1 if it grew by more than 2 % after the first fifth.
 """
 
 from __future__ import annotations

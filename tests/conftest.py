@@ -24,7 +24,8 @@ os.environ.setdefault("XLA_FLAGS", QUICK_TO_COMPILE)
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """The files that are mostly heavy tests come first: with two processes, one would else end on them alone."""
-    tests, heavy = Counter(item.path for item in items), Counter(item.path for item in items if "heavy" in item.keywords)
+    tests = Counter(item.path for item in items)
+    heavy = Counter(item.path for item in items if "heavy" in item.keywords)
     items.sort(key=lambda item: -heavy[item.path] / tests[item.path])
 
 
