@@ -70,20 +70,22 @@ def functions(model: ConditionalGenerationModel, **options: Any) -> dict[str, st
     """
     config, dtype = model.config, model.module.dtype
     most = config.max_position_embeddings
-    rows, source, tokens, places = stable_hlo.symbolic_shape(
-        "batch, source, tokens, places",
-        constraints=[f"source <= {most}", f"places <= {most}", "tokens <= places"],
-    )
-    ids = jax.ShapeDtypeStruct((rows, source), jnp.int32)
     heads = config.decoder_attention_heads
     layers, width = config.decoder_layers, config.d_model // heads
+    # A function's sizes are of its own: all of them must show in the shapes of its inputs.
+    rows, source = stable_hlo.symbolic_shape("batch, source", constraints=[f"source <= {most}"])
+    sources = (jax.ShapeDtypeStruct((rows, source), jnp.int32),) * 2
+    rows, source, tokens, places = stable_hlo.symbolic_shape(
+        "batch, source, tokens, places", constraints=[f"source <= {most}", f"places <= {most}", "tokens <= places"]
+    )
     cross = jax.ShapeDtypeStruct((layers, rows, heads, source, width), dtype)
     cache = jax.ShapeDtypeStruct((layers, rows, heads, places, width), dtype)
-    token_ids, start = jax.ShapeDtypeStruct((rows, tokens), jnp.int32), jax.ShapeDtypeStruct((), jnp.int32)
+    ids, start = jax.ShapeDtypeStruct((rows, tokens), jnp.int32), jax.ShapeDtypeStruct((), jnp.int32)
+    mask = jax.ShapeDtypeStruct((rows, source), jnp.int32)
     inputs = {
-        "encode": (ids, ids),
-        "decode_step": (token_ids, start, ids, cross, cross, cache, cache),
-        "generate": (ids, ids),
+        "encode": sources,
+        "decode_step": (ids, start, mask, cross, cross, cache, cache),
+        "generate": sources,
     }
     module, params = Served(model, **options), jax.eval_shape(lambda: _parameters(model))
     lower = {name: jax.jit(getattr(module, name)) for name in inputs}
