@@ -132,7 +132,9 @@ def _traced(served: Served, name: str, inputs: Sequence[tuple[Tensor, Any]]) -> 
         program = torch.export.export(_Function(served, name), examples, dynamic_shapes=shapes)
     for graph in (one.graph for one in program.graph_module.modules() if isinstance(one, torch.fx.GraphModule)):
         for node in graph.nodes:
-            node.meta.pop("stack_trace", None)  # source lines and paths of this machine, most of a file
+            # Lines and paths of this machine, most of a file; and a history that the exporter to ONNX copies at each step.
+            for kind in ("stack_trace", "from_node"):
+                node.meta.pop(kind, None)
     return program
 
 
