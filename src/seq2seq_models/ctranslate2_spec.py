@@ -22,7 +22,7 @@ ACTIVATIONS = {
 
 
 def write_ctranslate2(
-    weights: Mapping[str, Stored], config: PretrainedConfig, words: Sequence[str], start: int, folder: Path
+    weights: Mapping[str, Stored], config: PretrainedConfig, words: Sequence[str], start: int, end: int, folder: Path
 ) -> None:
     """Writes what `ctranslate2.Translator(folder)` loads, in float32; it can compute in others when it is loaded.
 
@@ -30,7 +30,7 @@ def write_ctranslate2(
         weights: by canonical name, float32, of a conditional model.
         config: of the model.
         words: its vocabulary in the order of the ids.
-        start: the id that a decoded sequence begins with.
+        start, end: the ids that a decoded sequence begins and ends with.
         folder: made.
 
     Raises:
@@ -48,7 +48,7 @@ def write_ctranslate2(
     spec.register_source_vocabulary(list(words))
     spec.register_target_vocabulary(list(words))
     spec.config.bos_token = spec.config.decoder_start_token = words[start]
-    spec.config.eos_token = words[config.eos_token_id]
+    spec.config.eos_token = words[end]
     spec.config.unk_token = next((word for word in ("<unk>", "__unk__") if word in words), words[start])
     spec.validate()
     spec.optimize()

@@ -48,14 +48,14 @@ FORMS = {
         "tensorflow",
         "tensorflow",
         "`saved_model/1`, with the functions as signatures.",
-        "`encode` and `decode_step` take any size; `generate` takes {batch_size} x {source_length}, and what is smaller "
-        "is padded with an `attention_mask` of 0.",
+        "`encode` and `decode_step` take any size; `generate` takes {batch_size} x {source_length}: what is smaller is "
+        "padded, with an `attention_mask` of 0.",
     ),
     "jax": Form(
         "flax",
         "jax safetensors",
-        "`encode.stablehlo`, `decode_step.stablehlo` and `generate.stablehlo`, for `jax.export.deserialize`, on CPU, GPU "
-        "or TPU; their first input is what `weights.safetensors` holds, as a dict.",
+        "`encode.stablehlo`, `decode_step.stablehlo` and `generate.stablehlo`, for `jax.export.deserialize`, on CPU, "
+        "GPU or TPU; their first input is what `weights.safetensors` holds, as a dict.",
     ),
     "ctranslate2": Form(
         None, "ctranslate2", "the folder `ctranslate2`, for `ctranslate2.Translator`. It has `generate` only."
@@ -79,8 +79,8 @@ def export_checkpoint(
     """The files that were written: a model that generates without this library, its tokenizer, and how to run it.
 
     They are `encode`, `decode_step` and `generate` (core/search/served.py says what they take and give), config.json,
-    generation_config.json with the options in it, the tokenizer's files, generate.py and runtime.py, which run them, and
-    README.md. Weights and computation are float32. After an error nothing is left.
+    generation_config.json with the options in it, the tokenizer's files, generate.py and runtime.py, which run them,
+    and README.md. Weights and computation are float32. After an error nothing is left.
 
     Args:
         source: repository or folder of a model for conditional generation.
@@ -110,8 +110,7 @@ def export_checkpoint(
     def complete(scratch: Path) -> None:
         write(scratch)
         for name, original in (("generate.py", "generate.py"), ("runtime.py", f"{form}.py")):
-            text = resources.files(__package__).joinpath("exported", original).read_text(encoding="utf-8")
-            (scratch / name).write_text(text, encoding="utf-8")
+            (scratch / name).write_text(_packaged(original), encoding="utf-8")
         (scratch / "README.md").write_text(_readme(form, sizes), encoding="utf-8")
         if committing is not None:
             committing()
@@ -131,9 +130,7 @@ def _check(form: str, target: Path) -> None:
         raise CheckpointError(" ".join(sorted(faults)))
 
 
-def _writer(
-    repository: Any, form: str, options: Mapping[str, Any], sizes: Mapping[str, int]
-) -> Callable[[Path], None]:
+def _writer(repository: Any, form: str, options: Mapping[str, Any], sizes: Mapping[str, int]) -> Callable[[Path], None]:
     """A function that writes the model, its configs and its tokenizer into a folder."""
     from .core.search.served import settled
 
@@ -146,17 +143,17 @@ def _writer(
 
     def write(folder: Path) -> None:
         if form in ("onnx", "torch"):
-            from .pytorch.serving import export
+            from .pytorch import serving
 
-            export(model, str(folder), form, **options)
+            serving.export(model, str(folder), "onnx" if form == "onnx" else "torch", **options)
         elif form == "savedmodel":
-            from .tensorflow.serving import export as export_savedmodel
+            from .tensorflow import serving as tensorflow
 
-            export_savedmodel(model, str(folder / "saved_model" / "1"), **sizes, **options)
+            tensorflow.export(model, str(folder / "saved_model" / "1"), **sizes, **options)
         elif form == "jax":
-            from .flax.serving import export as export_jax
+            from .flax import serving as flax
 
-            export_jax(model, str(folder), **options)
+            flax.export(model, str(folder), **options)
         else:
             _write_ctranslate2(repository, config, generation_config, tokenizer, folder)
         config.save_pretrained(folder)
@@ -192,65 +189,26 @@ def _write_ctranslate2(repository: Any, config: Any, generation_config: Any, tok
     from .core.storage.conversion import canonical_weights
     from .ctranslate2_spec import write_ctranslate2
 
-    if tokenizer is None:
-        raise CheckpointError("The checkpoint must have a tokenizer, got none: CTranslate2 takes words, not ids.")
-    start = generation_config.decoder_start_token_id
-    words = [tokenizer.convert_ids_to_tokens(index) for index in range(config.vocab_size)]
-    write_ctranslate2(canonical_weights(repository, config), config, words, start, folder / "ctranslate2")
+    start, end = generation_config.decoder_start_token_id, generation_config.eos_token_id
+    # Without a tokenizer the words are the ids themselves, as text: CTranslate2 takes words only.
+    name = str if tokenizer is None else tokenizer.convert_ids_to_tokens
+    words = list(map(name, range(config.vocab_size)))
+    write_ctranslate2(canonical_weights(repository, config), config, words, start, end, folder / "ctranslate2")
 
 
 # The page in the folder.
 
 
-_README = """# {title}
-
-An encoder-decoder written by `seq2seq-models export --to {form}`. It runs without seq2seq_models: `pip install numpy
-{runs_on}`, and tokenizers for texts.
-
-```sh
-python generate.py "It rained all day in Porto."     # texts in, texts out
-python generate.py --ids 51 96 107 1                 # token ids in, token ids out
-```
-
-The model is {files} generate.py shows how it is run, on NumPy arrays: runtime.py loads a function by its name.
-
-{functions}
-generation_config.json has the options that `generate` holds; it is exported anew to change them. {rules}
-"""
-
-_FUNCTIONS = """| function | inputs | outputs |
-| --- | --- | --- |
-| `generate` | `input_ids`, `attention_mask`: int32 [B, S] | `sequences`: int32 [B * num_return_sequences, max_length], padded after the end |
-| `encode` | `input_ids`, `attention_mask`: int32 [B, S] | `encoder_last_hidden_state`: [B, S, D]; `cross_keys`, `cross_values`: [N, B, H, S, K] |
-| `decode_step` | `decoder_input_ids`: int32 [B, T], tokens that are not in the cache yet; `start`: int32 scalar, how many are; `attention_mask`: int32 [B, S]; `cross_keys`, `cross_values`; `cache_keys`, `cache_values`: [N, B, H, L, K], zeros at first | `logits`: [B, T, V]; `cache_keys`, `cache_values` with the tokens in them |
-
-B inputs, S source tokens, T new tokens, L places for all of them, N decoder layers, H heads, K values per head, D width
-of the model, V words. `attention_mask` is 1, and 0 where the source is padding. What is not int32 is float32. {sizes}
-"""
-
-_GREEDY = """`python generate.py --greedy` runs a
-loop over `encode` and `decode_step` instead, which is yours to change; generate.py says which options it honours."""
-
-_CTRANSLATE2 = """runtime.py says which of
-them CTranslate2 honours."""
-
-_GENERATE = """`generate` takes `input_ids` and `attention_mask`, int32 [B, S] (0 where the source is padding), and gives `sequences`, int32
-[B * num_return_sequences, max_length], padded after their end.
-"""
-
-
 def _readme(form: str, sizes: Mapping[str, int]) -> str:
+    """README.md of an exported folder."""
     one = FORMS[form]
-    has_steps = one.framework is not None
-    functions = _FUNCTIONS.format(sizes=one.sizes.format(**sizes)) if has_steps else _GENERATE
-    return _README.format(
-        title=f"A model for {one.runs_on.split()[0]}",
-        form=form,
-        runs_on=one.runs_on,
-        files=one.files,
-        functions=functions,
-        rules=_GREEDY if has_steps else _CTRANSLATE2,
-    )
+    text = _packaged("README.md" if one.framework else "README.ctranslate2.md")
+    return text.format(form=form, runs_on=one.runs_on, files=one.files, sizes=one.sizes.format(**sizes))
+
+
+def _packaged(name: str) -> str:
+    """A file that exports are made of; none of them is imported here."""
+    return resources.files(__package__).joinpath("exported", name).read_text(encoding="utf-8")
 
 
 # The command.
@@ -261,8 +219,8 @@ def add_export_command(commands: Any) -> None:
     command = commands.add_parser(
         "export",
         help="write a checkpoint as files that run without this library",
-        description="Writes a model, its tokenizer and a program that runs them in ONNX Runtime, torch, TensorFlow, JAX "
-        "or CTranslate2 alone.",
+        description="Writes a model, its tokenizer and a program that runs them in ONNX Runtime, torch, TensorFlow, "
+        "JAX or CTranslate2 alone.",
     )
     command.add_argument(
         "model", metavar="MODEL", help="a repository of the hub, a folder, or the name of a demo checkpoint"
@@ -304,5 +262,5 @@ def _options(given: str | None) -> dict[str, Any]:
     except ValueError:
         found = None
     if not isinstance(found, dict):
-        raise GenerationError(f'`--options` must be a JSON object, got {given!r}. Write it as \'{{"num_beams": 4}}\'.')
+        raise GenerationError(f"`--options` must be a JSON object, got {given!r}. Write it as '{{\"num_beams\": 4}}'.")
     return found

@@ -15,7 +15,7 @@ def load(folder: Path, name: str) -> Callable[..., dict[str, Any]]:
     """`generate` on NumPy arrays by name, which gives NumPy arrays by name; see README.md.
 
     Of generation_config.json it honours num_beams, num_return_sequences, max_length, min_length, length_penalty,
-    repetition_penalty and no_repeat_ngram_size.
+    repetition_penalty, no_repeat_ngram_size and forced_eos_token_id.
     """
     if name != "generate":
         raise ValueError(f"`name` must be 'generate', got {name!r}: CTranslate2 has no single steps.")
@@ -23,6 +23,7 @@ def load(folder: Path, name: str) -> Callable[..., dict[str, Any]]:
     words = json.loads((folder / "ctranslate2" / "shared_vocabulary.json").read_text(encoding="utf-8"))
     places = {word: place for place, word in enumerate(words)}
     start, most = options["decoder_start_token_id"], options["max_length"]
+    forced = options.get("forced_eos_token_id")  # the last of max_length tokens, if no other is the end before
     translator = ctranslate2.Translator(str(folder / "ctranslate2"))
 
     def generate(input_ids: Any, attention_mask: Any) -> dict[str, Any]:
@@ -35,11 +36,13 @@ def load(folder: Path, name: str) -> Callable[..., dict[str, Any]]:
             repetition_penalty=options.get("repetition_penalty", 1.0),
             no_repeat_ngram_size=options.get("no_repeat_ngram_size", 0),
             min_decoding_length=max(options.get("min_length", 0) - 1, 0),
-            max_decoding_length=most - 1,
+            max_decoding_length=most - 1 - (forced is not None),
             max_input_length=0,
             return_end_token=True,
         )
         found = [[start, *(places[word] for word in one)] for result in results for one in result.hypotheses]
+        if forced is not None:
+            found = [row if row[-1] == options["eos_token_id"] else [*row, forced] for row in found]
         pad = options.get("pad_token_id") or 0
         return {"sequences": np.array([[*row, *[pad] * (most - len(row))] for row in found], np.int32)}
 

@@ -27,7 +27,9 @@ def load(folder: Path, name: str) -> Callable[..., dict[str, Any]]:
             raise ValueError(f"`input_ids` must have at most {length} columns, got {input_ids.shape[1]}.")
         wider = ((0, -count % rows), (0, length - input_ids.shape[1]))
         ids, mask = (np.pad(one, wider) for one in (input_ids, attention_mask))
-        parts = [call(input_ids=ids[at : at + rows], attention_mask=mask[at : at + rows]) for at in range(0, count, rows)]
+        parts = [
+            call(input_ids=ids[at : at + rows], attention_mask=mask[at : at + rows]) for at in range(0, count, rows)
+        ]
         sequences = np.concatenate([part["sequences"] for part in parts])
         return {"sequences": sequences[: len(sequences) * count // len(ids)]}
 

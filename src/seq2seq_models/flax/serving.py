@@ -53,9 +53,7 @@ class Served:
 
     def generate(self, params: Parameters, input_ids: Array, attention_mask: Array) -> dict[str, Array]:
         """As core/search/served.py has it."""
-        return served.generate(
-            ARRAYS, self._steps(params), self.settled, self.config, input_ids, attention_mask
-        )
+        return served.generate(ARRAYS, self._steps(params), self.settled, self.config, input_ids, attention_mask)
 
     def _steps(self, params: Parameters) -> ModuleSteps:
         return ModuleSteps(self._program, nest({tuple(name.split(".")): leaf for name, leaf in params.items()}))
@@ -74,14 +72,14 @@ def functions(model: ConditionalGenerationModel, **options: Any) -> dict[str, st
     layers, width = config.decoder_layers, config.d_model // heads
     # A function's sizes are of its own: all of them must show in the shapes of its inputs.
     rows, source = stable_hlo.symbolic_shape("batch, source", constraints=[f"source <= {most}"])
-    sources = (jax.ShapeDtypeStruct((rows, source), jnp.int32),) * 2
+    sources = (_array((rows, source), jnp.int32),) * 2
     rows, source, tokens, places = stable_hlo.symbolic_shape(
         "batch, source, tokens, places", constraints=[f"source <= {most}", f"places <= {most}", "tokens <= places"]
     )
-    cross = jax.ShapeDtypeStruct((layers, rows, heads, source, width), dtype)
-    cache = jax.ShapeDtypeStruct((layers, rows, heads, places, width), dtype)
-    ids, start = jax.ShapeDtypeStruct((rows, tokens), jnp.int32), jax.ShapeDtypeStruct((), jnp.int32)
-    mask = jax.ShapeDtypeStruct((rows, source), jnp.int32)
+    cross = _array((layers, rows, heads, source, width), dtype)
+    cache = _array((layers, rows, heads, places, width), dtype)
+    ids, start = _array((rows, tokens), jnp.int32), _array((), jnp.int32)
+    mask = _array((rows, source), jnp.int32)
     inputs = {
         "encode": sources,
         "decode_step": (ids, start, mask, cross, cross, cache, cache),
@@ -103,6 +101,10 @@ def export(model: ConditionalGenerationModel, folder: str, **options: Any) -> No
     for name, exported in functions(model, **options).items():
         (Path(folder) / f"{name}.stablehlo").write_bytes(exported.serialize())
     save_file(_parameters(model), Path(folder) / "weights.safetensors")
+
+
+def _array(shape: tuple[Any, ...], dtype: Any) -> jax.ShapeDtypeStruct:
+    return jax.ShapeDtypeStruct(shape, dtype)  # type: ignore[no-untyped-call]
 
 
 def _parameters(model: ConditionalGenerationModel) -> Parameters:

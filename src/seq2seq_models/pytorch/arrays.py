@@ -1,6 +1,6 @@
 """The array operations of core/search in PyTorch, as its exporter can trace them: see core/search/arrays.py.
 
-`generate` does not use them: its loops look at values. They are for programs that run without this library (serving.py).
+`generate` does not use them: its loops look at values. They are for the programs of serving.py, which run alone.
 """
 
 from __future__ import annotations
@@ -143,4 +143,4 @@ class TorchArrays:
 
         # The exporter's loop takes no tensor twice, and gives back none that it was given.
         fresh = tuple(leaf.clone() for leaf in leaves)
-        return held(torch.while_loop(lambda *values: go_on(held(values)), again, fresh))  # type: ignore[attr-defined]
+        return held(torch.while_loop(lambda *values: go_on(held(values)), again, fresh))  # type: ignore[no-untyped-call]

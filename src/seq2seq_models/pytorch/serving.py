@@ -132,7 +132,7 @@ def _traced(served: Served, name: str, inputs: Sequence[tuple[Tensor, Any]]) -> 
         program = torch.export.export(_Function(served, name), examples, dynamic_shapes=shapes)
     for graph in (one.graph for one in program.graph_module.modules() if isinstance(one, torch.fx.GraphModule)):
         for node in graph.nodes:
-            # Lines and paths of this machine, most of a file; and a history that the exporter to ONNX copies at each step.
+            # Lines and paths of this machine, most of a file; and a history that writing ONNX copies at every node.
             for kind in ("stack_trace", "from_node"):
                 node.meta.pop(kind, None)
     return program
@@ -142,7 +142,8 @@ def _traced(served: Served, name: str, inputs: Sequence[tuple[Tensor, Any]]) -> 
 def _at_rest(model: nn.Module) -> Iterator[None]:
     was_training = model.training
     try:
-        yield model.eval() and None
+        model.eval()
+        yield
     finally:
         model.train(was_training)
 
@@ -152,17 +153,18 @@ class _ModelSteps:
 
     def __init__(self, model: ConditionalGenerationModel) -> None:
         self.model, self.decoder = model, model.get_decoder()
+        self.layers: Any = self.decoder.layers
         self.dtype = str(model.dtype).removeprefix("torch.")
 
-    def encode(self, ids: Tensor, embeds: Tensor | None, mask: Tensor | None) -> Tensor:
+    def encode(self, ids: Tensor | None, embeds: Tensor | None, mask: Tensor | None) -> Tensor:
         states: Tensor = self.model.get_encoder()(ids, mask, inputs_embeds=embeds, return_dict=True).last_hidden_state
         return states
 
     def cross_entries(self, memory: Tensor) -> Entries:
-        return tuple(layer.encoder_attn._keys_and_values(memory, memory, None, True) for layer in self.decoder.layers)
+        return tuple(layer.encoder_attn._keys_and_values(memory, memory, None, True) for layer in self.layers)
 
     def entries(self, rows: int, length: int) -> Entries:
-        attention = self.decoder.layers[0].self_attn
+        attention = self.layers[0].self_attn
         empty = torch.zeros(rows, attention.num_heads, length, attention.head_dim, dtype=self.model.dtype)
         return tuple((empty, empty) for _ in self.decoder.layers)
 
@@ -180,7 +182,7 @@ class _ModelSteps:
         own = start + torch.arange(tokens.shape[1], dtype=torch.int32)
         hidden = self.decoder._embed(tokens, None, 0, own if positions is None else positions)
         written = _WrittenCache(cache, cross, own)
-        for layer in self.decoder.layers:
+        for layer in self.layers:
             hidden, _, _ = layer(hidden, self_mask, None, memory_mask, written, has_memory=cross is not None)
         return self.decoder._finish(hidden), tuple(written.entries), None
 

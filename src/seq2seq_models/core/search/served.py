@@ -1,7 +1,7 @@
 """What is exported of a model that generates: three functions of arrays, for frameworks whose shapes may be symbols.
 
-Letters in shapes: B inputs, S source, T tokens, L places of the cache, N decoder layers, H heads, K per head, D model, V
-vocabulary.
+Letters in shapes: B inputs, S source, T tokens, L places of the cache, N decoder layers, H heads, K per head, D model,
+V vocabulary.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ FUNCTIONS = {
 """The functions, in every format, and the names of what they take and give, in this order."""
 
 ON_HOST = ("max_time", "stop_strings", "do_sample", "return_dict_in_generate")
-"""Options that need something outside of a compiled loop: a clock, a tokenizer, random numbers, records of each step."""
+"""Options that need something outside of a compiled loop: a clock, a tokenizer, random numbers, records of steps."""
 
 
 def encode(xp: Arrays, steps: Steps, input_ids: Array, attention_mask: Array) -> dict[str, Array]:
@@ -122,6 +122,7 @@ def settled(own: GenerationConfig, options: Mapping[str, Any]) -> tuple[Generati
     Raises:
         GenerationError: for options that are unknown, out of range or contradictory, or that nothing compiled can do.
     """
+    config: Any
     config, _, mode = ask(own, None, dict(options), is_encoder_decoder=True)
     asked = [name for name in ON_HOST if getattr(config, name)]
     if asked:
