@@ -4,9 +4,9 @@
     python benchmarks/export.py ./my-checkpoint --formats onnx jax
     python benchmarks/export.py --family pegasus --rounds 5
 
-One input of 64 tokens, 64 new tokens, greedy, float32. Every measurement is a process of its own; a speed is the best of
-three calls after the first, and a row the median over the rounds, in each of which a format and this library take turns,
-this library in the framework that the format was written from. `first call` is where JAX and TensorFlow compile.
+One input of 64 tokens, 64 new tokens, greedy, float32. Every measurement is a process of its own; a speed is the best
+of three calls after the first, and a row the median over the rounds, in each of which a format and this library take
+turns, this library in the framework that the format was written from. In the first call, JAX and TensorFlow compile.
 """
 
 from __future__ import annotations
@@ -30,7 +30,8 @@ FRAMEWORKS = {
 }  # fmt: skip
 SOURCE, NEW = 64, 64
 OPTIONS = {
-    "num_beams": 1, "max_length": NEW + 1, "min_length": NEW + 1, "no_repeat_ngram_size": 0, "forced_eos_token_id": None,
+    "num_beams": 1, "max_length": NEW + 1, "min_length": NEW + 1, "no_repeat_ngram_size": 0,
+    "forced_eos_token_id": None,
 }  # fmt: skip
 
 

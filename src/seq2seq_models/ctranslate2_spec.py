@@ -34,7 +34,7 @@ def write_ctranslate2(
         folder: made.
 
     Raises:
-        ConfigError: CTranslate2 has no such activation.
+        ConfigError: CTranslate2 has no such activation, or two ids have the same word.
         MissingFrameworkError: ctranslate2 is not installed.
     """
     try:
@@ -43,6 +43,11 @@ def write_ctranslate2(
         raise MissingFrameworkError(
             "export to CTranslate2 needs ctranslate2. Install it: pip install 'seq2seq-models[export]'"
         ) from error
+    if len(set(words)) < len(words):
+        twice = sorted({word for word in words if words.count(word) > 1})[:3]
+        raise ConfigError(
+            f"The words of a vocabulary must differ, got {', '.join(twice)} for several ids (CTranslate2)."
+        )
     reader = _Reader(weights, config)
     spec = transformer_spec.TransformerSpec(reader.stack("encoder"), reader.stack("decoder"))
     spec.register_source_vocabulary(list(words))
