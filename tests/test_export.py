@@ -30,7 +30,7 @@ TEXTS = {
     "pegasus-demo": [
         "Firefighters in Lisbon fought a fire at a bakery on Monday. Three people were taken to hospital.",
         "Porto beat Madrid 2-1 on Friday. Silva scored the first goal. The stadium was full.",
-        "It rained all day in Porto.",
+        "Firefighters in Porto fought a fire at a school on Friday. The cause is not known.",
     ],
     "blenderbot-small-demo": [
         "hi , i am anna .",
@@ -182,6 +182,21 @@ def test_a_pytorch_export_runs_alone(name: str, form: str, tmp_path: Path, trace
     export_checkpoint(demo_checkpoint(name), tmp_path / "out", form)
     check(name, tmp_path / "out", tmp_path)
     assert not any(b"site-packages" in path.read_bytes() for path in (tmp_path / "out").iterdir())
+
+
+@pytest.mark.heavy
+def test_a_trace_of_large_weights_holds_for_any_number_of_rows() -> None:
+    """Outside of graphs, products of 64 rows and more with weights as large as these take another way."""
+    from seq2seq_models.pytorch import linear, serving
+
+    sizes = {"d_model": 512, "encoder_layers": 1, "decoder_layers": 1, "vocab_size": 600, "num_beams": 1}
+    large = seq2seq_models.PegasusForConditionalGeneration(seq2seq_models.PegasusConfig(**sizes)).eval()
+    assert large.model.encoder.layers[0].fc1.weight.numel() >= linear.ELEMENTS
+    programs = serving.functions(large, max_length=4)
+    for rows in (1, 2 * linear.ROWS):
+        ids = torch.arange(2, 2 + rows * 2, dtype=torch.int32).reshape(rows, 2)
+        found = programs["generate"].module()(ids, torch.ones_like(ids))["sequences"]
+        assert found.tolist() == large.generate(ids, max_length=4, attention_mask=torch.ones_like(ids)).tolist()
 
 
 @pytest.mark.heavy
