@@ -40,6 +40,11 @@ TEXTS = {
 }
 PLAIN = {"num_beams": 1, "no_repeat_ngram_size": 0}
 """What makes our `generate` the loop of generate.py."""
+RULES = {
+    "max_length": 14, "min_length": 6, "repetition_penalty": 1.3, "encoder_no_repeat_ngram_size": 2,
+    "encoder_repetition_penalty": 1.2, "suppress_tokens": [802, 803], "begin_suppress_tokens": [869],
+    "forced_bos_token_id": 5,
+}  # fmt: skip
 SAVED = {"num_beams": 2, "max_length": 16, "min_length": 8, "no_repeat_ngram_size": 2}
 
 RUN = """
@@ -298,6 +303,37 @@ def test_a_folder_that_holds_something_is_refused_and_so_is_an_unknown_format(tm
 def test_what_nothing_compiled_can_do_is_refused(option: dict[str, Any]) -> None:
     with pytest.raises(GenerationError, match=next(iter(option))):
         settled(model("pegasus-demo").generation_config, option)
+
+
+def test_rules_that_pytorch_cannot_trace_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(
+        GenerationError, match=r"`bad_words_ids` must be unset in an export of PyTorch.*jax or savedmodel"
+    ):
+        export_checkpoint(
+            demo_checkpoint("pegasus-demo"), tmp_path / "out", "torch", options={"bad_words_ids": [[5, 6]]}
+        )
+
+
+@pytest.mark.heavy
+def test_every_other_rule_is_in_the_program() -> None:
+    """Also those over the source, whose length is not known when they are traced."""
+    from seq2seq_models.flax.serving import functions as in_jax
+    from seq2seq_models.pytorch.serving import functions as in_pytorch
+
+    name, options = "pegasus-demo", {**PLAIN, **RULES}
+    theirs = seq2seq_models.FlaxPegasusForConditionalGeneration.from_pretrained(demo_checkpoint(name))
+    traced, lowered = in_pytorch(model(name), **options)["generate"].module(), in_jax(theirs, **options)["generate"]
+    weights = {".".join(map(str, path)): leaf for path, leaf in _leaves(theirs.params)}
+    for size in SIZES:
+        given = [batch(size)[key] for key in ("input_ids", "attention_mask")]
+        expected = ours(name, size, **options)
+        check_ids(traced(*map(torch.from_numpy, given))["sequences"].numpy(), expected)
+        check_ids(np.asarray(lowered.call(weights, *given)["sequences"]), expected)
+
+
+def _leaves(tree: Any, path: tuple[str, ...] = ()) -> Any:
+    for name, branch in tree.items():
+        yield from _leaves(branch, (*path, name)) if isinstance(branch, dict) else [((*path, name), branch)]
 
 
 @pytest.mark.parametrize(("package", "form"), [("onnxscript", "onnx"), ("ctranslate2", "ctranslate2")])

@@ -17,7 +17,7 @@ from torch.export import ExportedProgram
 from ..core.search.served import FUNCTIONS
 from ..core.storage.safetensors_file import write_safetensors
 from ..core.storage.stored import Stored
-from ..errors import MissingFrameworkError
+from ..errors import GenerationError, MissingFrameworkError
 
 WEIGHTS = "weights.safetensors"
 
@@ -39,6 +39,7 @@ def write_onnx(programs: Mapping[str, ExportedProgram], folder: Path) -> None:
         folder: is there.
 
     Raises:
+        GenerationError: an option of `generate` has no form in ONNX.
         MissingFrameworkError: onnx or onnxscript is not installed.
     """
     try:
@@ -73,8 +74,14 @@ def _translated(name: str, program: ExportedProgram) -> Any:
     """The program as a model of onnx_ir."""
     inputs, outputs = FUNCTIONS[name]
     outputs = tuple(f"new_{one}" if one in inputs else one for one in outputs)
-    with _quiet():
-        found = torch.onnx.export(program, dynamo=True, verbose=False, input_names=inputs, output_names=outputs)
+    try:
+        with _quiet():
+            found = torch.onnx.export(program, dynamo=True, verbose=False, input_names=inputs, output_names=outputs)
+    except torch.onnx.OnnxExporterError as error:
+        raise GenerationError(
+            f"`{name}` must be made of what PyTorch can write as ONNX, got options that it cannot: diverse beams, or "
+            "more than eight tokens in one rule. Leave them out, or export to torch, jax or savedmodel."
+        ) from error
     assert found is not None
     return found.model
 

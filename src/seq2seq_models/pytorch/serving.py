@@ -17,6 +17,7 @@ from torch.export import Dim, ExportedProgram
 
 from ..core.search import served
 from ..core.search.decoder import Entries
+from ..errors import GenerationError
 from .arrays import TorchArrays
 from .cache import Cache
 
@@ -24,6 +25,9 @@ if TYPE_CHECKING:
     from .heads import ConditionalGenerationModel
 
 ARRAYS = TorchArrays()
+
+UNTRACED = ("bad_words_ids", "sequence_bias", "exponential_decay_length_penalty")
+"""Options whose rules are tables inside the loop, at which PyTorch's exporter stops."""
 
 
 class Served(nn.Module):
@@ -38,6 +42,12 @@ class Served(nn.Module):
         super().__init__()
         self.model = model
         self.settled = served.settled(model.generation_config, options)
+        asked = [f"`{name}`" for name in UNTRACED if getattr(self.settled[0], name)]
+        if asked:
+            raise GenerationError(
+                f"{', '.join(asked)} must be unset in an export of PyTorch, whose exporter cannot trace these rules. "
+                "Leave them out, or export to jax or savedmodel."
+            )
 
     def encode(self, input_ids: Tensor, attention_mask: Tensor) -> dict[str, Tensor]:
         """As core/search/served.py has it."""

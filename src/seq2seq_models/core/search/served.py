@@ -145,13 +145,16 @@ def _prepared(
         return xp.full((), number, "int32" if isinstance(number, int) else "float32")
 
     length = xp.full((), source.shape[1], "int32")
+    # Wider by a rule's window: whether a source of unknown length has room for one is not to be asked.
+    size = decoding.config.encoder_no_repeat_ngram_size or 0
+    wider = xp.concat([xp.cast(source, "int32"), xp.full((source.shape[0], size), 0, "int32")], 1)
     return settings, replace(
         numbers,
         max_length=one(numbers.max_length),
         prompt_length=one(numbers.prompt_length),
         memory_length=length,
         source_length=length,
-        source=None if numbers.source is None else xp.cast(numbers.source, "int32"),
+        source=None if numbers.source is None else wider,
         rules=tuple(tuple(map(one, held)) for held in numbers.rules),
         late_rules=tuple(tuple(map(one, held)) for held in numbers.late_rules),
         penalties=xp.asarray(numbers.penalties, "float32"),
