@@ -162,22 +162,25 @@ def check(name: str, folder: Path, scratch: Path, **options: Any) -> None:
 
 
 @pytest.fixture(scope="module")
-def traced_once() -> Any:
+def traces() -> dict[str, Any]:
+    """What was traced so far, by the class of the model."""
+    return {}
+
+
+@pytest.fixture
+def traced_once(traces: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
     """Both formats of PyTorch are written from the same traces, which take most of the time."""
     from seq2seq_models.pytorch import serving
 
-    with pytest.MonkeyPatch.context() as patch:
-        kept: dict[str, Any] = {}
-        trace = serving.functions
+    trace = serving.functions
 
-        def functions(model: Any, **options: Any) -> Any:
-            key = type(model).__name__
-            if key not in kept:
-                kept[key] = trace(model, **options)
-            return kept[key]
+    def functions(model: Any) -> Any:
+        name = type(model).__name__
+        if name not in traces:
+            traces[name] = trace(model)
+        return traces[name]
 
-        patch.setattr(serving, "functions", functions)
-        yield
+    monkeypatch.setattr(serving, "functions", functions)
 
 
 @pytest.mark.heavy
