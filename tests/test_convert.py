@@ -574,7 +574,7 @@ def test_the_last_moment_is_not_disturbed(
 ) -> None:
     from seq2seq_models import checkpoint_commands
 
-    finish = checkpoint_commands._Stopped.let_finish
+    finish = checkpoint_commands.Stopped.let_finish
     handlers = [signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)]
 
     def disturbed(self: Any) -> None:
@@ -582,7 +582,7 @@ def test_the_last_moment_is_not_disturbed(
         for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
             os.kill(os.getpid(), number)
 
-    monkeypatch.setattr(checkpoint_commands._Stopped, "let_finish", disturbed)
+    monkeypatch.setattr(checkpoint_commands.Stopped, "let_finish", disturbed)
     assert inside(capsys, pegasus, tmp_path / "target", "--to", "bin")[0] == 0
     same(ours("Pegasus").from_pretrained(tmp_path / "target"), ours("Pegasus").from_pretrained(pegasus))
     assert [signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)] == handlers

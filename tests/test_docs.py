@@ -22,7 +22,7 @@ ROOT = Path(__file__).parents[1]
 PAGES = [*sorted((ROOT / "docs").glob("*.md")), *sorted(ROOT.glob("*.md"))]
 BLOCK = re.compile(r"^```python\n(.*?)^```", re.DOTALL | re.MULTILINE)
 LINK = re.compile(r"\]\(([^)#:\s]+)(?:#[^)]*)?\)")
-COMPILED = {"docs/tensorflow.md", "docs/flax.md", "docs/ecosystem.md", "README.md"}
+COMPILED = {"docs/export.md", "docs/tensorflow.md", "docs/flax.md", "docs/ecosystem.md", "README.md"}
 """Pages that compile programs: they run on the demonstration checkpoints, and by `make test` only."""
 LIBRARY_WARNINGS = r"ignore:::(tensorflow|keras|google|optree|jax|flax|optax|transformers)(\..*)?"
 WORDS = ["A fire broke out at the harbour on Monday. It rained all day in Porto.", "what kind of carbs do they eat?"]

@@ -24,6 +24,7 @@ WINGS = list(PREFIXES)
 
 ROOMS = [
     "__init__",
+    "arrays",
     "attention",
     "blenderbot_small",
     "cache",
@@ -33,6 +34,7 @@ ROOMS = [
     "loss",
     "model",
     "pegasus",
+    "serving",
     "transformer",
     "weights",
 ]
@@ -71,13 +73,11 @@ DOCUMENTED = "the documentation of this framework's class"
 EXCEPTIONS = [
     Difference("pytorch", "room", {"assisted", "beams", "contrastive", "diverse_beams", "rules", "steps"}, LOOP),
     Difference("pytorch", "room", {"linear"}, "MKL leaves speed unused that XLA and TensorFlow, with oneDNN, do not"),
+    Difference("pytorch", "room", {"onnx_files"}, "ONNX is written from PyTorch's exported programs"),
     Difference("pytorch", "room", {"packing"}, "PyTorch lets a loop choose the layout of a weight; XLA chooses itself"),
     Difference("pytorch", "room", {"quantization"}, "products of 8-bit integers on a CPU are PyTorch's alone"),
-    Difference("tensorflow", "room", {"arrays"}, "the array operations that the loop in core/search is written in"),
     Difference("tensorflow", "room", {"linear"}, "Keras' own layers have no weights before they see an input"),
     Difference("tensorflow", "room", {"training"}, "compile, fit and datasets are methods of a Keras model"),
-    Difference("tensorflow", "room", {"serving"}, "SavedModel and its signatures exist in TensorFlow only"),
-    Difference("flax", "room", {"arrays"}, "the array operations that the loop in core/search is written in"),
     Difference("flax", "room", {"modules"}, "linen modules are pure; the documented objects in `heads` hold one each"),
     Difference("flax", "room", {"parameters"}, "parameters are held, cast and drawn outside of modules"),
     Difference("flax", "room", {"sharding"}, "where parameters lie on a mesh is said beside a model, not inside"),
@@ -278,9 +278,9 @@ def test_the_same_public_names(wing: str) -> None:
 
 
 @pytest.mark.parametrize("wing", WINGS[1:])
-@pytest.mark.parametrize("room", [room for room in ROOMS if room not in ("cache", "generation")])
+@pytest.mark.parametrize("room", [room for room in ROOMS if room not in ("arrays", "cache", "generation")])
 def test_every_room_holds_the_classes_of_the_first_wing(wing: str, room: str) -> None:
-    """But for caches, of which every framework documents its own kind."""
+    """But for caches, of which every framework documents its own kind, and array namespaces, which bear its name."""
     missing = classes("pytorch", room).keys() - classes(wing, room).keys()
     assert missing == exceptions(wing, "class elsewhere", room)
 
@@ -290,6 +290,22 @@ def test_both_directions_of_weights_have_one_name(wing: str) -> None:
     functions = {node.name for node in tree(wing, "weights").body if isinstance(node, ast.FunctionDef)}
     assert {"assign", "extract"} <= functions
     assert "GenerationMixin" in classes(wing, "generation")
+
+
+@pytest.mark.parametrize("wing", WINGS)
+def test_every_wing_exports_the_same_functions(wing: str) -> None:
+    found = {node.name for node in tree(wing, "serving").body if isinstance(node, ast.FunctionDef)}
+    assert {"functions", "export"} <= found
+    served = classes(wing, "serving")["Served"]
+    assert {"encode", "decode_step", "generate"} <= {n.name for n in served.body if isinstance(n, ast.FunctionDef)}
+    written = next(node for node in classes(wing, "arrays").values())
+    protocol = next(
+        node for node in ast.parse((HOUSE / "core/search/arrays.py").read_text()).body if isinstance(node, ast.ClassDef)
+    )
+    asked = {node.name for node in protocol.body if isinstance(node, ast.FunctionDef)}
+    given = {node.name for node in written.body if isinstance(node, ast.FunctionDef)}
+    given |= {ast.unparse(n.targets[0]) for n in written.body if isinstance(n, ast.Assign)}
+    assert asked <= given
 
 
 @pytest.mark.parametrize("wing", WINGS)

@@ -114,7 +114,7 @@ def convert(options: argparse.Namespace) -> None:
 
     size = options.max_shard_size
     with (
-        _Stopped() as stopped,
+        Stopped() as stopped,
         tqdm(unit="B", unit_scale=True, file=sys.stderr, disable=True if options.quiet else None) as bar,
     ):
 
@@ -147,7 +147,7 @@ def convert(options: argparse.Namespace) -> None:
     print(f"{options.target}: {files}, written and compared")
 
 
-class _Stopped:
+class Stopped:
     """Inside, Ctrl-C and the signals that end a process are exceptions, so that what was begun is cleaned up.
 
     Only the first one counts: a second must not interrupt the cleaning. After `let_finish`, none does.
@@ -157,7 +157,7 @@ class _Stopped:
         self._before: dict[int, Any] = {}
         self._is_over = False
 
-    def __enter__(self) -> _Stopped:
+    def __enter__(self) -> Stopped:
         names = ("SIGINT", "SIGTERM", "SIGHUP")
         numbers = [getattr(signal, name) for name in names if hasattr(signal, name)]
         if threading.current_thread() is threading.main_thread():

@@ -31,6 +31,7 @@ from .errors import (
     MissingFrameworkError,
     TokenizerError,
 )
+from .export import add_export_command
 from .pipelines import SummarizationPipeline, pipeline
 from .serve import add_serve_command
 
@@ -110,6 +111,7 @@ def _parser() -> argparse.ArgumentParser:
     _add_summarize(commands)
     _add_chat(commands)
     add_checkpoint_commands(commands)
+    add_export_command(commands)
     add_environment_command(commands)
     add_serve_command(commands)
     add_completion_command(commands, parser)

@@ -29,6 +29,10 @@ EXAMPLES = {
     "convert": """
   seq2seq-models convert google/pegasus-xsum ./pegasus-xsum --to safetensors
   seq2seq-models convert ./my-model ./my-model-tf --to h5 --dtype float16 --max-shard-size 1GB""",
+    "export": """
+  seq2seq-models export google/pegasus-xsum ./pegasus-onnx --to onnx
+  seq2seq-models export ./my-model ./served --to savedmodel --batch-size 8 --source-length 512
+  seq2seq-models export ./my-model ./greedy --to jax --options '{"num_beams": 1, "max_length": 64}'""",
     "env": """
   seq2seq-models env --devices
   seq2seq-models env --json""",
@@ -43,7 +47,7 @@ EXIT_CODES = """exit codes:
   2    a fault of the request, the files or the machine, told in one line on stderr
   130  Ctrl-C
   141  the reader of the output went away
-  129, 143  convert was ended by SIGHUP or SIGTERM, and left nothing half written"""
+  129, 143  convert or export was ended by SIGHUP or SIGTERM, and left nothing half written"""
 
 
 def add_examples(commands: Any) -> None:

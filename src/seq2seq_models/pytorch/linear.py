@@ -43,9 +43,10 @@ def linear(values: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor
 
 
 def _is_for_onednn(values: Tensor, weight: Tensor, bias: Tensor | None) -> bool:
-    if weight.numel() < ELEMENTS or values.numel() < ROWS * weight.shape[1]:
-        return False
+    # First of all: in a graph, a look at the number of rows would hold for graphs of that many rows only.
     if torch.compiler.is_compiling() or torch.is_autocast_enabled("cpu"):
+        return False
+    if weight.numel() < ELEMENTS or values.numel() < ROWS * weight.shape[1]:
         return False
     if torch.jit.is_tracing():  # type: ignore[attr-defined, no-untyped-call]
         return False

@@ -14,6 +14,9 @@ from .arrays import Array, Arrays
 
 NEVER = -float("inf")
 
+FEW = 8
+"""So many tokens are compared with one by one: a table in the body of a loop is what PyTorch's exporter refuses."""
+
 
 @dataclass(frozen=True)
 class Look:
@@ -284,6 +287,12 @@ def _mask_of(look: Look, tokens: Sequence[int], scores: Array) -> Array:
     """True at these tokens, bool [1, V]."""
     import numpy as np
 
+    if 0 < len(tokens) <= FEW:
+        places = look.xp.arange(scores.shape[1])[None, :]
+        found = places == tokens[0]
+        for token in tokens[1:]:
+            found = found | (places == token)
+        return found
     mask = np.zeros((1, scores.shape[1]), bool)
     mask[0, list(tokens)] = True
     return look.xp.asarray(mask, "bool")

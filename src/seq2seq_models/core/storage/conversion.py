@@ -123,6 +123,18 @@ def convert_checkpoint(
     return Conversion(written, len(meant.tensors), meant.nbytes)
 
 
+def canonical_weights(repository: Repository, config: PretrainedConfig) -> dict[str, Stored]:
+    """Every weight of a checkpoint's model by its canonical name, computed tables included, in float32 when read.
+
+    Raises:
+        CheckpointError: a fault in the files.
+        CheckpointNotFoundError: there are no weights.
+    """
+    files = find_weights(repository, Asked.from_options("pt", {}, None), None)
+    weights, head = _weights(open_checkpoint(files.paths, files.index, quiet=True), config, str(files.chosen))
+    return {one.name: one for one in _complete(weights, config, head, "safetensors", "F32")}
+
+
 # ---- what was asked for
 
 
