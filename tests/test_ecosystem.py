@@ -12,11 +12,13 @@ import pytest
 import torch
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState, GradientState
+from torch._dynamo.testing import CompileCounterWithBackend
 from torch.utils.data import DataLoader
 from transformers import Seq2SeqTrainer, Seq2SeqTrainingArguments
 
 from seq2seq_models.errors import GenerationError, InputError
 from seq2seq_models.pytorch import packing
+from seq2seq_models.pytorch.serving import Served
 
 from .tiny import FAMILIES, HEADS, batch, close, ours_like, reference
 from .tiny_training import STILL, collator, exactly, examples, models, moved, tokenizer
@@ -398,3 +400,28 @@ def test_the_default_compiler(tmp_path: Path) -> None:
     assert generated(compiled, training_batch()) == generated(twin, training_batch())
     compiled.save_pretrained(tmp_path)
     assert exactly(type(mine).from_pretrained(tmp_path), mine)
+
+
+# As above.
+@pytest.mark.filterwarnings("ignore:`torch.jit.script_method` is deprecated:DeprecationWarning")
+@pytest.mark.heavy
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_decoding_step_is_one_graph_for_all_steps(family: str) -> None:
+    """Its shapes stay and nothing is looked at, so CUDA graphs can replay it."""
+    mine = still(family).eval()
+    served, inputs = Served(mine), batch(rows=2)
+    source, mask, target = (inputs[name].int() for name in ("input_ids", "attention_mask", "decoder_input_ids"))
+    compiler = CompileCounterWithBackend("inductor")
+    step = torch.compile(served.decode_step, fullgraph=True, dynamic=False, backend=compiler)
+    with torch.no_grad():
+        expected = mine(**inputs).logits
+        encoded = served.encode(source, mask)
+        layers, rows, heads, _, width = encoded["cross_keys"].shape
+        keys = values = torch.zeros(layers, rows, heads, target.shape[1], width)
+        for place in range(target.shape[1]):
+            at = torch.tensor(place, dtype=torch.int32)
+            new = target[:, place : place + 1].clone()
+            found = step(new, at, mask, encoded["cross_keys"], encoded["cross_values"], keys, values)
+            keys, values = found["cache_keys"], found["cache_values"]
+            close(found["logits"][:, 0], expected[:, place])
+    assert compiler.frame_count == 1

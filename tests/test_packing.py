@@ -102,6 +102,18 @@ def test_without_the_operations_the_plain_product_serves(family, monkeypatch):
     assert not calls
 
 
+@pytest.mark.parametrize("rows", range(1, 7))
+def test_few_rows_of_a_large_weight(family, rows, monkeypatch):
+    monkeypatch.setattr(packing, "LARGE", 1)
+    weight, bias, values = torch.randn(48, 20), torch.randn(48), torch.randn(rows, 1, 20)
+    with torch.no_grad():
+        found = packing.packed_linear(weight, bias)(values)
+    assert found.shape == (rows, 1, 48)
+    close(found, torch.nn.functional.linear(values, weight, bias))
+    theirs, mine = pair(family)
+    assert mine.generate(**source(rows)).tolist() == theirs.generate(**source(rows)).tolist()
+
+
 def test_bfloat16_is_packed_too(family, monkeypatch):
     mine = ours_like(pair(family)[0]).bfloat16()
     calls = count_products(monkeypatch)

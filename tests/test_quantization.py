@@ -15,7 +15,7 @@ import seq2seq_models
 from make_demo_checkpoints import RECIPES
 from seq2seq_models import PegasusConfig, PegasusForConditionalGeneration, pipeline
 from seq2seq_models.bundled import DEMO_CHECKPOINTS, demo_checkpoint
-from seq2seq_models.errors import CheckpointError, ConfigError
+from seq2seq_models.errors import CheckpointError, ConfigError, InputError
 from seq2seq_models.pytorch import quantization
 from seq2seq_models.pytorch.quantization import Int8Linear, has_integer_products
 
@@ -142,6 +142,15 @@ def test_what_it_is_asked_for_is_checked(tmp_path):
         model = PegasusForConditionalGeneration(PegasusConfig(**settings("Pegasus")))
     with pytest.raises(ConfigError, match="a model on a CPU, got one on meta"):
         quantization.quantize(model)
+
+
+def test_it_stays_on_the_cpu(monkeypatch):
+    summarize = pipeline("summarization", model_kwargs={"quantization": "int8"})
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)  # where the pipeline would move a model by itself
+    assert pipeline("summarization", model=summarize.model, tokenizer=summarize.tokenizer).model.device.type == "cpu"
+    layer = Int8Linear(nn.Linear(16, 8)).to("meta")
+    with pytest.raises(InputError, match="must be on a CPU, got one on meta"):
+        layer(torch.empty(2, 16, device="meta"))
 
 
 def test_a_processor_without_integer_products_keeps_its_weights_and_says_so_once(monkeypatch, caplog):

@@ -122,6 +122,8 @@ def _place_pytorch(model: Any, device: Any) -> None:
     if device is None:
         if isinstance(getattr(model, "device", None), torch.device) and model.device.type != "cpu":
             return
+        if getattr(model, "is_rounded", False):  # computes on a CPU only
+            return
         device = "cuda:0" if torch.cuda.is_available() else "cpu"
     try:
         if isinstance(device, int):

@@ -105,7 +105,9 @@ class Attention(nn.Module):
         beams = rows // key.shape[0]
         if beams > 1:  # [B * beams, H, T, K] -> [B, H, beams * T, K]: the beams of one input read its keys once
             query = query.view(key.shape[0], beams, self.num_heads, length, -1).transpose(1, 2).flatten(2, 3)
-        if need_weights or head_mask is not None or self.implementation == "eager":
+        # On a CPU the fused kernel takes longer for the few queries of beams than the two products.
+        is_plain = self.implementation == "eager" or (beams > 1 and query.is_cpu)
+        if need_weights or head_mask is not None or is_plain:
             attended, weights = self._eager(query, key, value, mask, head_mask, is_causal)
         else:
             attended, weights = self._fused(query, key, value, mask, is_causal), None
@@ -134,7 +136,9 @@ class Attention(nn.Module):
             stored = cache.cross(self.layer)
             if stored is None:
                 assert memory is not None
-                stored = cache.set_cross(self._split(self.k_proj(memory)), self._split(self.v_proj(memory)), self.layer)
+                # In one piece: every step reads them, and products of matrices would copy them first each time.
+                made = (self._split(projection(memory)).contiguous() for projection in (self.k_proj, self.v_proj))
+                stored = cache.set_cross(*made, self.layer)
             return stored
         return cache.update(self._split(self.k_proj(hidden)), self._split(self.v_proj(hidden)), self.layer)
 

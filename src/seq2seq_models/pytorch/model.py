@@ -115,7 +115,7 @@ class PreTrainedModel(PretrainedModelMixin, nn.Module):
         return {} if kind is None else {"quantization": kind}
 
     def _weights(self) -> Iterator[Stored]:
-        if self._is_rounded:
+        if self.is_rounded:
             raise CheckpointError(
                 "what is saved must be a model with its own weights, got one whose weights are rounded to int8 "
                 "(save_pretrained). Save the model that it was loaded from."
@@ -283,8 +283,8 @@ class PreTrainedModel(PretrainedModelMixin, nn.Module):
         return getattr(self, "lm_head", None)
 
     @property
-    def _is_rounded(self) -> bool:
-        """Whether the linear layers are `Int8Linear`."""
+    def is_rounded(self) -> bool:
+        """Whether the linear layers hold integers: `from_pretrained(..., quantization="int8")`."""
         return any(isinstance(module, Int8Linear) for module in self.modules())
 
     def set_output_embeddings(self, new_embeddings: nn.Linear) -> None:
@@ -294,7 +294,7 @@ class PreTrainedModel(PretrainedModelMixin, nn.Module):
     def tie_weights(self) -> None:
         """Make the head share the token embedding's weight, if the config ties them."""
         head = self.get_output_embeddings()
-        if head is not None and self.config.tie_word_embeddings and not self._is_rounded:
+        if head is not None and self.config.tie_word_embeddings and not self.is_rounded:
             head.weight = self.get_input_embeddings().weight
 
     def resize_token_embeddings(
@@ -322,7 +322,7 @@ class PreTrainedModel(PretrainedModelMixin, nn.Module):
         if size == old.num_embeddings:
             return old
         head = self.get_output_embeddings()
-        if self._is_rounded:
+        if self.is_rounded:
             raise ConfigError(
                 "the vocabulary must be resized before the weights are rounded to int8 (resize_token_embeddings). Load "
                 "without `quantization`, resize, save, and load what was saved with it."

@@ -22,7 +22,10 @@ SMALLEST = 2**18
 """Weights with fewer elements stay as they are: they fit into the processor's cache either way."""
 
 ROWS = 16
-"""The number of rows the layout is made for; it is no slower for one row, and for a hundred."""
+"""The number of rows the layout is made for; it is about as fast for a hundred."""
+
+FEWEST, LARGE = 4, 2**21
+"""In float32, oneDNN reads weights of more elements than LARGE a third faster for 4 rows than for fewer."""
 
 _packed: WeakTensorKeyDictionary = WeakTensorKeyDictionary()  # weight -> (its state, the packed copy)
 
@@ -58,7 +61,8 @@ def packed_linear(weight: Tensor, bias: Tensor | None) -> Product | None:
         except (AttributeError, RuntimeError):
             return None
         _packed[weight] = (state, copy)
-    return partial(_product, copy, bias)
+    is_large = weight.dtype == torch.float32 and weight.numel() >= LARGE
+    return partial(_product_of_few if is_large else _product, copy, bias)
 
 
 @contextmanager
@@ -104,6 +108,15 @@ def _reorder(weight: Tensor) -> Any:
 def _product(copy: Any, bias: Tensor | None, x: Tensor) -> Tensor:
     out: Tensor = torch.ops.mkldnn._linear_pointwise(x, copy, bias, "none", [], "")
     return out
+
+
+def _product_of_few(copy: Any, bias: Tensor | None, x: Tensor) -> Tensor:
+    """The same, with rows of zeros beside fewer than FEWEST."""
+    rows = x.reshape(-1, x.shape[-1])
+    if len(rows) >= FEWEST:
+        return _product(copy, bias, x)
+    out = _product(copy, bias, nn.functional.pad(rows, (0, 0, 0, FEWEST - len(rows))))
+    return out[: len(rows)].view(*x.shape[:-1], -1)
 
 
 def _has_bfloat16() -> bool:

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..errors import ConfigError
+from ..errors import ConfigError, InputError
 
 logger = logging.getLogger("seq2seq_models")
 
@@ -52,8 +52,18 @@ class Int8Linear(nn.Module):
         return self.product(input, None)
 
     def product(self, values: Tensor, more: Tensor | None) -> Tensor:
-        """What `forward` gives, plus `more` [out]."""
-        packed = self._packed() if values.is_cpu and not torch.compiler.is_compiling() else None
+        """What `forward` gives, plus `more` [out].
+
+        Raises:
+            InputError: on a GPU, which would be slower with it.
+        """
+        is_compiling = torch.compiler.is_compiling()
+        if not (values.is_cpu or is_compiling):
+            raise InputError(
+                f"a model with int8 weights must be on a CPU, got one on {values.device}. "
+                "Load it without `quantization` for other devices."
+            )
+        packed = None if is_compiling else self._packed()
         if packed is None:
             weight = self.weight.to(values.dtype) * self.scale.to(values.dtype)[:, None]
             out = nn.functional.linear(values, weight, self.bias)
