@@ -137,8 +137,8 @@ class Attention(nn.Module):
             if stored is None:
                 assert memory is not None
                 # In one piece: every step reads them, and products of matrices would copy them first each time.
-                made = (self._split(projection(memory)).contiguous() for projection in (self.k_proj, self.v_proj))
-                stored = cache.set_cross(*made, self.layer)
+                keys, values = self._split(self.k_proj(memory)), self._split(self.v_proj(memory))
+                stored = cache.set_cross(keys.contiguous(), values.contiguous(), self.layer)
             return stored
         return cache.update(self._split(self.k_proj(hidden)), self._split(self.v_proj(hidden)), self.layer)
 
