@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import re
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -13,6 +14,7 @@ from typing import Any
 import pytest
 
 import seq2seq_models
+from seq2seq_models import cli
 from seq2seq_models.bundled import demo_checkpoint
 
 from .repositories import FAMILY, SMALL, write_repository
@@ -21,6 +23,7 @@ from .stand_in_hub import StandInHub
 ROOT = Path(__file__).parents[1]
 PAGES = [*sorted((ROOT / "docs").glob("*.md")), *sorted(ROOT.glob("*.md"))]
 BLOCK = re.compile(r"^```python\n(.*?)^```", re.DOTALL | re.MULTILINE)
+SHELL = re.compile(r"^```(?:sh|bash)\n(.*?)^```", re.DOTALL | re.MULTILINE)
 LINK = re.compile(r"\]\(([^)#:\s]+)(?:#[^)]*)?\)")
 COMPILED = {"docs/export.md", "docs/tensorflow.md", "docs/flax.md", "docs/ecosystem.md", "README.md"}
 """Pages that compile programs: they run on the demonstration checkpoints, and by `make test` only."""
@@ -84,6 +87,32 @@ def test_the_python_of_a_page_runs(
     namespace: dict[str, object] = {"__name__": "__main__"}
     for line, block in blocks(page):
         exec(compile("\n" * line + block, name_of(page), "exec"), namespace)
+
+
+def commands() -> list[Any]:
+    """The commands in the shell blocks of the pages, continued lines joined."""
+    found = []
+    for page in PAGES:
+        for block in SHELL.findall(page.read_text(encoding="utf-8")):
+            lines = block.replace("\\\n", " ").splitlines()
+            found += [(page, line.strip()) for line in lines if re.search(r"\bseq2seq-models |\bpython \w+/", line)]
+    return [pytest.param(page, line, id=f"{name_of(page)}: {line[:60]}") for page, line in found]
+
+
+@pytest.mark.parametrize(("page", "line"), commands())
+def test_the_commands_of_a_page_are_commands(page: Path, line: str) -> None:
+    """Ours parse, with all their options; scripts are there and know the options by name."""
+    for part in re.split(r"[|;]|&&", line):
+        words = shlex.split(re.split(r"[<>]", part)[0], comments=True)
+        if words[:1] == ["seq2seq-models"]:
+            assert callable(cli._parser().parse_args(words[1:]).run)
+        elif "python" in words and words[words.index("python") + 1].startswith(("examples/", "benchmarks/", "docs/")):
+            script = ROOT / words[words.index("python") + 1]
+            sources = [script, *script.parent.glob("finetuning/*.py")]
+            known = "".join(source.read_text(encoding="utf-8") for source in sources)
+            for word in words:
+                option = word.partition("=")[0].removeprefix("--")
+                assert not word.startswith("--") or option in known or option.replace("-", "_") in known, word
 
 
 def test_the_pages_have_python_to_run() -> None:
