@@ -105,9 +105,7 @@ class Attention(nn.Module):
         beams = rows // key.shape[0]
         if beams > 1:  # [B * beams, H, T, K] -> [B, H, beams * T, K]: the beams of one input read its keys once
             query = query.view(key.shape[0], beams, self.num_heads, length, -1).transpose(1, 2).flatten(2, 3)
-        # On a CPU the fused kernel takes longer for the few queries of beams than the two products.
-        is_plain = self.implementation == "eager" or (beams > 1 and query.is_cpu)
-        if need_weights or head_mask is not None or is_plain:
+        if need_weights or head_mask is not None or self.implementation == "eager":
             attended, weights = self._eager(query, key, value, mask, head_mask, is_causal)
         else:
             attended, weights = self._fused(query, key, value, mask, is_causal), None
@@ -136,7 +134,7 @@ class Attention(nn.Module):
             stored = cache.cross(self.layer)
             if stored is None:
                 assert memory is not None
-                # In one piece: every step reads them, and products of matrices would copy them first each time.
+                # In one piece: every step reads them.
                 keys, values = self._split(self.k_proj(memory)), self._split(self.v_proj(memory))
                 stored = cache.set_cross(keys.contiguous(), values.contiguous(), self.layer)
             return stored
