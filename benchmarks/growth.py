@@ -1,12 +1,11 @@
-"""How speed and memory grow with the batch, the beams, the source and the output, in one picture.
+"""How speed changes with the batch, the beams, the source and the output, in one picture.
 
     python benchmarks/growth.py --output growth.png                        # BlenderbotSmall-90M's shape
     python benchmarks/growth.py --family pegasus --output growth-pegasus.png
     python benchmarks/growth.py --libraries seq2seq_models --output growth.png
 
 Each panel changes one of the four and leaves the others at 1 input, 1 beam, 64 tokens in, 32 tokens out. A point is the
-better of two calls after the first; memory is the most that a call needs beyond what was there before it, on systems
-that can reset that (Linux). Each library runs alone, PyTorch on both sides of float32. Needs transformers 4.57.6,
+better of two calls after the first. Each library runs alone, PyTorch on both sides of float32. Needs transformers 4.57.6,
 ctranslate2 and matplotlib. The numbers are printed as JSON lines, too.
 """
 
@@ -20,11 +19,10 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from generate import OURS, SHAPES, loader, peak_mb, prepared, random_ids
+from generate import OURS, SHAPES, loader, prepared, random_ids
 
 USUAL = {"batch": 1, "beams": 1, "source": 64, "new": 32}
 SWEEPS = {
@@ -51,42 +49,30 @@ def measure(library: str, precision: str, family: str, folder: Path, threads: in
             ids = random_ids(family, sizes["batch"], sizes["source"])
             times = []
             for _ in range(3):
-                with suppress(OSError):
-                    Path("/proc/self/clear_refs").write_text("5", encoding="ascii")  # the peak counts from now on
-                before, start = resident_mb(), time.perf_counter()
+                start = time.perf_counter()
                 generate(ids, sizes["new"], sizes["beams"])
                 times.append(time.perf_counter() - start)
-                memory = peak_mb() - before
             speed = sizes["batch"] * sizes["new"] / min(times[1:])
-            yield {"library": library, "what": what, "value": value, "tokens/s": speed, "MB": memory}
-
-
-def resident_mb() -> float:
-    """The resident set of this process now."""
-    pages = int(Path("/proc/self/statm").read_text(encoding="ascii").split()[1])
-    return pages * os.sysconf("SC_PAGE_SIZE") / 2**20
+            yield {"library": library, "what": what, "value": value, "tokens/s": speed}
 
 
 def draw(points: list[dict[str, Any]], title: str, output: Path) -> None:
-    """Speed above, memory below, a column for each of the four."""
+    """A panel for each of the four."""
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(13, 6), layout="constrained")
-    axes = figure.subplots(2, len(SWEEPS), sharey="row")
-    for column, what in enumerate(SWEEPS):
-        for row, unit in enumerate(("tokens/s", "MB")):
-            ax = axes[row][column]
-            for library in dict.fromkeys(point["library"] for point in points):
-                line = [point for point in points if (point["library"], point["what"]) == (library, what)]
-                ax.plot([one["value"] for one in line], [one[unit] for one in line], marker="o", label=library)
-            ax.set_xscale("log", base=2)
-            ax.set_xticks(SWEEPS[what], SWEEPS[what])
-            ax.set_yscale("log")
-            ax.grid(alpha=0.3)
-        axes[1][column].set_xlabel(NAMES[what])
-    axes[0][0].set_ylabel("tokens of output per second")
-    axes[1][0].set_ylabel("memory of a call, MB")
-    axes[0][0].legend()
+    figure = Figure(figsize=(13, 3.4), layout="constrained")
+    axes = figure.subplots(1, len(SWEEPS), sharey=True)
+    for what, ax in zip(SWEEPS, axes, strict=True):
+        for library in dict.fromkeys(point["library"] for point in points):
+            line = [point for point in points if (point["library"], point["what"]) == (library, what)]
+            ax.plot([one["value"] for one in line], [one["tokens/s"] for one in line], marker="o", label=library)
+        ax.set_xscale("log", base=2)
+        ax.set_xticks(SWEEPS[what], SWEEPS[what])
+        ax.set_yscale("log")
+        ax.grid(alpha=0.3)
+        ax.set_xlabel(NAMES[what])
+    axes[0].set_ylabel("tokens of output per second")
+    axes[0].legend()
     figure.suptitle(title)
     figure.savefig(output, dpi=80)
 
