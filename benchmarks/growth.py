@@ -5,8 +5,8 @@
     python benchmarks/growth.py --libraries seq2seq_models --output growth.png
 
 Each panel changes one of the four and leaves the others at 1 input, 1 beam, 64 tokens in, 32 tokens out. A point is the
-better of two calls after the first. Each library runs alone, PyTorch on both sides of float32. Needs transformers 4.57.6,
-ctranslate2 and matplotlib. The numbers are printed as JSON lines, too.
+better of two calls after the first. Each library runs alone, in PyTorch. Needs transformers 4.57.6, ctranslate2 and
+matplotlib. The numbers are printed as JSON lines, too.
 """
 
 from __future__ import annotations
