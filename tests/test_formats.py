@@ -18,6 +18,7 @@ import jax
 import ml_dtypes
 import numpy as np
 import pytest
+import tf_keras
 import torch
 import transformers
 
@@ -53,6 +54,7 @@ def written(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFac
     family, head = request.param
     folder = tmp_path_factory.mktemp(family + head)
     reference(family, head).save_pretrained(folder / "pt")
+    tf_keras.backend.reset_uids()  # files carry the model's name, with a number if another was built in this process
     for wing, prefix in WINGS.items():
         model = getattr(transformers, prefix + family + head).from_pretrained(folder / "pt", from_pt=True)
         model.save_pretrained(folder / wing)
