@@ -7,6 +7,7 @@ import torch
 
 from seq2seq_models.pytorch import beams
 from seq2seq_models.pytorch.cache import CacheLayer, StaticCacheLayer
+from seq2seq_models.pytorch.steps import succession
 
 from .combinations import source
 from .tiny import FAMILIES, pair
@@ -33,28 +34,48 @@ def test_what_is_ruled_out_is_ranked_by_topk():
 
 
 @pytest.mark.parametrize("seed", range(4))
-def test_a_settled_start_need_not_be_copied(seed):
-    """Rows of two inputs that follow each other as beams do; what all of an input share stays where it is."""
+def test_rows_that_go_on_stay_in_their_places(seed):
+    """Rows of two inputs that follow each other as beams do; what all of an input share is not copied either."""
     generator = torch.Generator().manual_seed(seed)
     inputs, width, steps = 2, 3, 30
+    count = inputs * width
     plain, static = CacheLayer(), StaticCacheLayer(steps)
-    lineage = torch.zeros(inputs * width, 0, dtype=torch.long)  # for each row, which row each position was written by
-    saved = 0
+    lineage = torch.zeros(count, 0, dtype=torch.long)  # for each row, which row each position was written by
+    places, saved, copied = list(range(count)), 0, 0
     for step in range(steps):
-        keys, values = (torch.randn(inputs * width, 2, 1, 4, generator=generator) for _ in range(2))
+        keys, values = (torch.randn(count, 2, 1, 4, generator=generator) for _ in range(2))
         plain.update(keys, values)
-        held = static.update(keys, values)
-        assert torch.equal(held[0], plain.keys) and torch.equal(held[1], plain.values), step
-        lineage = torch.cat([lineage, torch.arange(inputs * width)[:, None]], 1)
+        held = static.update(*(tensor[torch.tensor(places).argsort()] for tensor in (keys, values)))
+        assert torch.equal(held[0][places], plain.keys) and torch.equal(held[1][places], plain.values), step
+        lineage = torch.cat([lineage, torch.arange(count)[:, None]], 1)
+        each = lineage.view(inputs, width, -1)
+        settled = int((each == each[:, :1]).flatten(0, 1).all(0).long().cumprod(0).sum())
         rows = torch.randint(width, (inputs, width), generator=generator)
         rows = (rows + torch.arange(inputs)[:, None] * width).flatten()
         lineage = lineage[rows]
-        each = lineage.view(inputs, width, -1)
-        settled = int((each == each[:, :1]).flatten(0, 1).all(0).long().cumprod(0).sum())
-        saved += settled
         plain.reorder(rows)
-        static.reorder(rows, settled)
-    assert saved > 5 * steps  # else nothing was tried
+        parents = [places[row] for row in rows.tolist()]
+        places, sources, copies = succession(parents)
+        assert sorted(places) == list(range(count)) and len(copies) == count - len(set(parents))
+        assert not set(copies) & set(parents) and set(sources) <= set(parents)
+        assert all(place // width == row // width for row, place in enumerate(places))
+        static.copy_rows(torch.tensor(sources, dtype=torch.long), torch.tensor(copies, dtype=torch.long), settled)
+        saved, copied = saved + settled, copied + len(copies)
+    assert saved > 5 * steps and 0 < copied < steps * count / 2  # else nothing was tried
+
+
+def test_a_static_cache_is_reordered_as_another():
+    plain, static = CacheLayer(), StaticCacheLayer(9)
+    for rows in ([1, 1, 0], [2, 0, 1], [0, 0, 0]):
+        keys, values = torch.randn(2, 3, 2, 1, 4)
+        plain.update(keys, values)
+        static.update(keys, values)
+        for layer in (plain, static):
+            layer.reorder(torch.tensor(rows))
+        assert torch.equal(static.keys, plain.keys) and torch.equal(static.values, plain.values)
+        for layer in (plain, static):
+            layer.copy_rows(torch.tensor([1]), torch.tensor([2]))
+        assert torch.equal(static.keys, plain.keys) and torch.equal(static.values, plain.values)
 
 
 @pytest.mark.reference

@@ -17,7 +17,8 @@ from seq2seq_models import PegasusConfig, PegasusForConditionalGeneration, pipel
 from seq2seq_models.bundled import DEMO_CHECKPOINTS, demo_checkpoint
 from seq2seq_models.errors import CheckpointError, ConfigError, InputError
 from seq2seq_models.pytorch import quantization
-from seq2seq_models.pytorch.quantization import Int8Linear, has_integer_products
+from seq2seq_models.pytorch.packing import packed
+from seq2seq_models.pytorch.quantization import Int8Linear, has_integer_products, joined
 
 from .combinations import source
 from .tiny import FAMILIES, ours_like, pair, settings
@@ -119,6 +120,35 @@ def test_weights_that_change_are_packed_anew():
     before = layer(values)
     layer.load_state_dict(Int8Linear(nn.Linear(16, 8)).state_dict())
     assert not torch.allclose(layer(values), before, atol=1e-2)
+
+
+def test_layers_for_one_input_are_one_product():
+    layers = [Int8Linear(nn.Linear(16, 8)) for _ in range(3)]
+    values = torch.randn(2, 5, 16)
+    found = joined(layers)(values)
+    assert torch.equal(found, torch.cat([layer(values) for layer in layers], -1))
+    layers[1].load_state_dict(Int8Linear(nn.Linear(16, 8)).state_dict())
+    assert not torch.equal(joined(layers)(values), found)
+    assert torch.equal(joined(layers)(values), torch.cat([layer(values) for layer in layers], -1))
+    assert pickle.loads(pickle.dumps(layers[0])).__dict__.keys() == Int8Linear(nn.Linear(16, 8)).__dict__.keys()
+    assert joined([*layers[:2], Int8Linear(nn.Linear(16, 8, bias=False))]) is None
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_decoder_asks_for_queries_keys_and_values_at_once(family):
+    model = ours_like(pair(family)[0])
+    quantization.quantize(model)
+    attention = model.get_decoder().layers[0].self_attn
+    hidden = torch.randn(2, 1, attention.q_proj.in_features)
+    expected = attention.project(hidden)
+    with packed(model.get_decoder()):
+        assert "project" in attention.__dict__
+        assert all(torch.equal(one, other) for one, other in zip(attention.project(hidden), expected, strict=True))
+    assert "project" not in attention.__dict__
+    heard = []
+    attention.k_proj.register_forward_hook(lambda *_: heard.append(1))
+    model.generate(**source(3), max_new_tokens=6, min_new_tokens=6)
+    assert len(heard) >= 5
 
 
 def test_it_is_not_saved_for_the_real_one(tmp_path):

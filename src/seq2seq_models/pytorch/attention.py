@@ -100,8 +100,14 @@ class Attention(nn.Module):
             is_cross: attend to the encoder. Its keys may have fewer rows than `hidden`: B rows of beams share them.
         """
         rows, length, dim = hidden.shape
-        query = self._split(self.q_proj(hidden))
-        key, value = self._keys_and_values(hidden, memory, cache, is_cross)
+        if is_cross:
+            query = self._split(self.q_proj(hidden))
+            key, value = self._keys_and_values(memory, cache)
+        else:
+            query, key, value = map(self._split, self.project(hidden))
+            if cache is not None:
+                assert self.layer is not None
+                key, value = cache.update(key, value, self.layer)
         beams = rows // key.shape[0]
         if beams > 1:  # [B * beams, H, T, K] -> [B, H, beams * T, K]: the beams of one input read its keys once
             query = query.view(key.shape[0], beams, self.num_heads, length, -1).transpose(1, 2).flatten(2, 3)
@@ -115,6 +121,10 @@ class Attention(nn.Module):
         attended = attended.transpose(1, 2).reshape(rows, length, dim)
         return self.out_proj(attended), weights if need_weights else None
 
+    def project(self, hidden: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Queries, keys and values of the module's own input, each [B, T, D]."""
+        return self.q_proj(hidden), self.k_proj(hidden), self.v_proj(hidden)
+
     def _split(self, projected: Tensor) -> Tensor:
         return projected.view(*projected.shape[:2], self.num_heads, self.head_dim).transpose(1, 2)  # [B, H, T, K]
 
@@ -123,22 +133,18 @@ class Attention(nn.Module):
         rows, heads, queries, width = folded.shape
         return folded.reshape(rows, heads, beams, queries // beams, width).transpose(1, 2).flatten(0, 1)
 
-    def _keys_and_values(
-        self, hidden: Tensor, memory: Tensor | None, cache: Cache | None, is_cross: bool
-    ) -> tuple[Tensor, Tensor]:
-        if cache is None:
-            source = memory if is_cross and memory is not None else hidden
-            return self._split(self.k_proj(source)), self._split(self.v_proj(source))
-        assert self.layer is not None
-        if is_cross:
-            stored = cache.cross(self.layer)
-            if stored is None:
-                assert memory is not None
-                # In one piece: every step reads them.
-                keys, values = self._split(self.k_proj(memory)), self._split(self.v_proj(memory))
-                stored = cache.set_cross(keys.contiguous(), values.contiguous(), self.layer)
+    def _keys_and_values(self, memory: Tensor | None, cache: Cache | None) -> tuple[Tensor, Tensor]:
+        """Those of the encoder's output, each [B, H, S, K]; kept in the cache, if there is one."""
+        stored = None if cache is None or self.layer is None else cache.cross(self.layer)
+        if stored is not None:
             return stored
-        return cache.update(self._split(self.k_proj(hidden)), self._split(self.v_proj(hidden)), self.layer)
+        assert memory is not None
+        keys, values = self._split(self.k_proj(memory)), self._split(self.v_proj(memory))
+        if cache is None or self.layer is None:
+            return keys, values
+        return cache.set_cross(
+            keys.contiguous(), values.contiguous(), self.layer
+        )  # in one piece: every step reads them
 
     def _fused(self, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, is_causal: bool) -> Tensor:
         dropout = self.dropout if self.training else 0.0

@@ -36,15 +36,17 @@ class CacheLayer:
             self.values = torch.cat([self.values, values], dim=2)
         return self.keys, self.values
 
-    def reorder(self, rows: Tensor, settled: int = 0) -> None:
-        """Row i becomes what row rows[i] was.
-
-        Args:
-            rows: int64 [B].
-            settled: number of positions at the start that are the same in row i and row rows[i], now and later.
-        """
+    def reorder(self, rows: Tensor) -> None:
+        """Row i becomes what row rows[i] was, int64 [B]."""
         if self.keys is not None and self.values is not None:
             self.keys, self.values = self.keys.index_select(0, rows), self.values.index_select(0, rows)
+
+    def copy_rows(self, sources: Tensor, rows: Tensor, start: int = 0) -> None:
+        """Row rows[i] becomes what row sources[i] is; the first `start` positions are the same in both already."""
+        if self.keys is not None and self.values is not None:
+            self.keys, self.values = (
+                tensor.index_copy(0, rows, tensor.index_select(0, sources)) for tensor in (self.keys, self.values)
+            )
 
     def crop(self, length: int) -> None:
         """Keep the first `length` positions."""
@@ -69,8 +71,6 @@ class StaticCacheLayer(CacheLayer):
         super().__init__()
         self.max_length = max_length
         self._buffers: list[Tensor] | None = None
-        self._spare: list[Tensor] | None = None
-        self._settled, self._spare_settled = 0, 0
         self._filled = 0
 
     def update(self, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
@@ -87,24 +87,19 @@ class StaticCacheLayer(CacheLayer):
         self._buffers[1][:, :, start : self._filled] = values
         return self._view()
 
-    def reorder(self, rows: Tensor, settled: int = 0) -> None:
-        if self._buffers is None:
-            return
-        if self._spare is None:
-            self._spare = [torch.empty_like(buffer) for buffer in self._buffers]
-        # Nothing is allocated per step: what is filled moves from one standing buffer to the other, but for the start
-        # that was settled when the other was last written.
-        moves = slice(self._spare_settled, self._filled)
-        for buffer, spare in zip(self._buffers, self._spare, strict=True):
-            torch.index_select(buffer[:, :, moves], 0, rows, out=spare[:, :, moves])
-        self._buffers, self._spare = self._spare, self._buffers
-        self._settled, self._spare_settled = min(settled, self._filled), self._settled
-        self._view()
+    def reorder(self, rows: Tensor) -> None:
+        if self._buffers is not None:
+            for filled in self._view():
+                filled.copy_(filled.index_select(0, rows))
+
+    def copy_rows(self, sources: Tensor, rows: Tensor, start: int = 0) -> None:
+        if self._buffers is not None and start < self._filled:
+            for filled in self._view():
+                filled[:, :, start:].index_copy_(0, rows, filled[:, :, start:].index_select(0, sources))
 
     def crop(self, length: int) -> None:
         if self._buffers is not None:
             self._filled = min(length, self._filled)
-            self._settled, self._spare_settled = min(length, self._settled), min(length, self._spare_settled)
             self._view()
 
     def keep(self, start: int, chosen: Tensor) -> None:
@@ -157,16 +152,20 @@ class Cache:
         """Number of positions there is room for; -1 where the cache grows."""
         return -1
 
-    def reorder_cache(self, beam_idx: Tensor, settled: int = 0) -> None:
-        """Row i becomes what row beam_idx[i] was, in every layer.
+    def reorder_cache(self, beam_idx: Tensor) -> None:
+        """Row i becomes what row beam_idx[i] was, int64 [B], in every layer."""
+        for layer in self.layers:
+            layer.reorder(beam_idx)
+
+    def copy_rows(self, sources: Tensor, rows: Tensor, start: int = 0) -> None:
+        """Row rows[i] becomes what row sources[i] is, in every layer; where no row is in both, this is a reordering.
 
         Args:
-            beam_idx: int64 [B].
-            settled: number of positions at the start that are known to be the same in row i and row beam_idx[i], now
-                and later; they need not be copied.
+            sources, rows: int64 of one length.
+            start: number of positions at the start that are the same in both already.
         """
         for layer in self.layers:
-            layer.reorder(beam_idx, settled)
+            layer.copy_rows(sources, rows, start)
 
     def crop(self, max_length: int) -> None:
         """Forget the positions from `max_length` on; a negative number is that of the positions to forget.
@@ -290,9 +289,9 @@ class EncoderDecoderCache(Cache):
     def get_max_cache_shape(self) -> int:
         return self.self_attention_cache.get_max_cache_shape()
 
-    def reorder_cache(self, beam_idx: Tensor, settled: int = 0) -> None:
+    def reorder_cache(self, beam_idx: Tensor) -> None:
         """Reorder the decoder's rows; the encoder's belong to the input and stay, unless they were made per beam."""
-        self.self_attention_cache.reorder_cache(beam_idx, settled)
+        self.self_attention_cache.reorder_cache(beam_idx)
         cross = self.cross(0)
         own = self.layers[0].keys if self.layers else None
         if cross is not None and own is not None and cross[0].shape[0] == own.shape[0] == len(beam_idx):

@@ -317,12 +317,13 @@ class GenerationMixin:
         while not search.is_over:
             so_far = search.ids()
             scores = scorer(so_far, steps(so_far), normalize=True)
+            settled = search.settled()
             search.step(scores, stop)
             if streamer is not None and (agreed := search.agreed()) > shown:
                 streamer.put(search.running[0, 0, shown:agreed].cpu())
                 shown = agreed
             if not search.is_over:
-                steps.reorder(search.rows(), search.settled())
+                steps.reorder(search.rows(), settled)
         finished = search.finish()
         if streamer is not None:
             if finished[0].shape[1] > shown:

@@ -16,7 +16,10 @@ import torch
 from torch import Tensor, nn
 from torch.utils.weak import WeakTensorKeyDictionary
 
+from .attention import Attention
+from .layers import DecoderLayer
 from .linear import Linear
+from .quantization import Int8Linear, joined
 
 SMALLEST = 2**18
 """Weights with fewer elements stay as they are: they fit into the processor's cache either way."""
@@ -66,22 +69,38 @@ def packed_linear(weight: Tensor, bias: Tensor | None) -> Product | None:
 
 
 @contextmanager
-def packed(module: nn.Module) -> Iterator[None]:
-    """Within, the large linear layers of `module` compute with packed copies of their weights."""
-    changed: list[nn.Linear] = []
+def packed(decoder: nn.Module) -> Iterator[None]:
+    """Within, the large linear layers of a decoder compute with packed copies of their weights.
+
+    With 8-bit weights, queries, keys and values are one product: its time is mostly that of being called. A layer that
+    another library has replaced, or whose forward it has, is left to it.
+    """
+    changed: list[tuple[nn.Module, str]] = []
+
+    def replace(layer: nn.Module, name: str, product: Callable[[Tensor], Any] | None) -> None:
+        if product is not None and name not in layer.__dict__:
+            layer.__dict__[name] = product
+            changed.append((layer, name))
+
     try:
-        for layer in module.modules():
-            # A layer that another library has replaced, or whose forward it has, is left to it.
-            is_plain = type(layer) in (Linear, nn.Linear) and "forward" not in layer.__dict__
-            if isinstance(layer, nn.Linear) and is_plain:
-                product = packed_linear(layer.weight, layer.bias)
-                if product is not None:
-                    layer.__dict__["forward"] = product
-                    changed.append(layer)
+        for layer in decoder.modules():
+            if isinstance(layer, DecoderLayer):
+                replace(layer.self_attn, "project", _joint_product(layer.self_attn))
+            elif isinstance(layer, nn.Linear) and type(layer) in (Linear, nn.Linear):
+                replace(layer, "forward", packed_linear(layer.weight, layer.bias))
         yield
     finally:
-        for layer in changed:
-            layer.__dict__.pop("forward", None)
+        for layer, name in changed:
+            layer.__dict__.pop(name, None)
+
+
+def _joint_product(attention: Attention) -> Callable[[Tensor], tuple[Tensor, ...]] | None:
+    """`Attention.project` as one product, or None where the layers are not of 8 bits, or someone listens to one."""
+    three: tuple[nn.Module, ...] = (attention.q_proj, attention.k_proj, attention.v_proj)
+    layers = [layer for layer in three if isinstance(layer, Int8Linear)]
+    listened = any("forward" in one.__dict__ or one._forward_hooks or one._forward_pre_hooks for one in layers)
+    product = joined(layers) if len(layers) == 3 and not listened else None
+    return None if product is None else lambda hidden: product(hidden).chunk(3, -1)
 
 
 def _state(weight: Tensor) -> State:
@@ -111,12 +130,13 @@ def _product(copy: Any, bias: Tensor | None, x: Tensor) -> Tensor:
 
 
 def _product_of_few(copy: Any, bias: Tensor | None, x: Tensor) -> Tensor:
-    """The same, with rows of zeros beside fewer than FEWEST."""
-    rows = x.reshape(-1, x.shape[-1])
-    if len(rows) >= FEWEST:
+    """The same, with other rows beside fewer than FEWEST."""
+    count = x.shape[:-1].numel()
+    if count >= FEWEST:
         return _product(copy, bias, x)
-    out = _product(copy, bias, nn.functional.pad(rows, (0, 0, 0, FEWEST - len(rows))))
-    return out[: len(rows)].view(*x.shape[:-1], -1)
+    rows = x.reshape(count, -1)
+    more = rows.expand(FEWEST, -1) if count == 1 else nn.functional.pad(rows, (0, 0, 0, FEWEST - count))
+    return _product(copy, bias, more)[:count].view(*x.shape[:-1], -1)
 
 
 def _has_bfloat16() -> bool:

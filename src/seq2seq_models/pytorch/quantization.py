@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import warnings
+from collections.abc import Callable, Sequence
 from functools import cache
 from typing import Any
 
@@ -74,14 +75,18 @@ class Int8Linear(nn.Module):
     def _packed(self) -> Any:
         """The weight in the layout that the product reads, made when it is first used and not saved; None without."""
         known: tuple[int, int, Any] = self.__dict__.get("_copy", (0, 0, None))
-        state = (self.weight.data_ptr(), 0 if self.weight.is_inference() else self.weight._version)
+        state = self._state()
         if known[:2] != state:
             known = (*state, _pack(self.weight, self.scale, self.bias))
             self.__dict__["_copy"] = known
         return known[2]
 
+    def _state(self) -> tuple[int, int]:
+        """What changes when the weight does."""
+        return self.weight.data_ptr(), 0 if self.weight.is_inference() else self.weight._version
+
     def __getstate__(self) -> dict[str, Any]:
-        return {name: value for name, value in self.__dict__.items() if name != "_copy"}
+        return {name: value for name, value in self.__dict__.items() if name not in ("_copy", "_joint")}
 
     def _load_from_state_dict(
         self, state_dict: dict[str, Any], prefix: str, metadata: Any, strict: bool, missing: Any, odd: Any, errors: Any
@@ -96,6 +101,23 @@ class Int8Linear(nn.Module):
 
     def extra_repr(self) -> str:
         return f"in_features={self.in_features}, out_features={self.out_features}, bias={self.bias is not None}"
+
+
+def joined(layers: Sequence[Int8Linear]) -> Callable[[Tensor], Tensor] | None:
+    """The outputs of layers for the same input, one behind the other, by one product; None where it can't be had.
+
+    The copy that it reads is kept with the first layer, and made anew when one of them changes.
+    """
+    states = [layer._state() for layer in layers]
+    first = layers[0].__dict__
+    if first.get("_joint", (None, None))[0] != states:
+        biases = [layer.bias for layer in layers if layer.bias is not None]
+        if len(biases) != len(layers):
+            return None
+        parts = ([layer.weight for layer in layers], [layer.scale for layer in layers], biases)
+        first["_joint"] = (states, _pack(*map(torch.cat, parts)))
+    copy = first["_joint"][1]
+    return None if copy is None else lambda values: _product(values.float(), copy).to(values.dtype)
 
 
 def check_kind(kind: Any) -> None:

@@ -171,7 +171,7 @@ class _ModelSteps:
         return states
 
     def cross_entries(self, memory: Tensor) -> Entries:
-        return tuple(layer.encoder_attn._keys_and_values(memory, memory, None, True) for layer in self.layers)
+        return tuple(layer.encoder_attn._keys_and_values(memory, None) for layer in self.layers)
 
     def entries(self, rows: int, length: int) -> Entries:
         attention = self.layers[0].self_attn

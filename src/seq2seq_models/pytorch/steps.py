@@ -74,15 +74,17 @@ class DecoderSteps:
         self.head_masks = head_masks
         self.cache: Cache | None = None
         self.done = 0
+        self.places: Tensor | None = None  # which row of the cache each row goes on from, int64 [R]; None: its own
         if config.use_cache is not False:
             own = StaticCache(max_cache_len=max_length - 1)
             self.cache = EncoderDecoderCache(own) if source.states is not None else own
 
     def __call__(self, ids: Tensor) -> Tensor:
         """Logits of the next token, float32 [R, V], for all tokens so far, int64 [R, length]."""
-        outputs = self.run(ids)
+        outputs = self.run(ids if self.places is None else ids[self.places.argsort()])
         self.record(outputs)
-        return self.logits(outputs.last_hidden_state[:, -1])
+        hidden = outputs.last_hidden_state[:, -1]
+        return self.logits(hidden if self.places is None else hidden[self.places])
 
     def run(self, ids: Tensor) -> Any:
         """What the decoder returns for all tokens so far, int64 [R, length]; with a cache, for those not in it yet."""
@@ -130,13 +132,25 @@ class DecoderSteps:
         self.done = length + 1
 
     def reorder(self, rows: Tensor, settled: int = 0) -> None:
-        """Row i goes on from what row rows[i] was; the first `settled` tokens are the same in both, now and later."""
-        if rows.device.type == "cpu" and bool((rows == torch.arange(len(rows))).all()):
-            return  # every beam goes on from itself; not looked up on a device, where it would wait
-        if self.cache is not None:
-            self.cache.reorder_cache(rows, settled)
-        if self.decoder_mask is not None:
-            self.decoder_mask = self.decoder_mask.index_select(0, rows)
+        """Row i goes on from what row rows[i] was, within one input.
+
+        On a CPU only what would be lost is copied: a row that goes on stays where it is in the cache, and where others
+        go on from it too, they get the places of rows from which none does.
+
+        Args:
+            rows: int64 [R].
+            settled: number of positions at the start that all rows of an input had in common before.
+        """
+        if self.cache is None:
+            return  # everything is read anew
+        if rows.device.type != "cpu" or self.keeps_outputs:
+            self.cache.reorder_cache(rows)
+            return
+        held = range(len(rows)) if self.places is None else self.places.tolist()
+        places, sources, copies = succession([held[row] for row in rows.tolist()])
+        if copies:
+            self.cache.copy_rows(torch.tensor(sources), torch.tensor(copies), settled)
+        self.places = torch.tensor(places)
 
     def mask(self, length: int, copies: int = 1) -> Tensor | None:
         """The mask over a length of tokens, 1/0 [R * copies, length], or None where nothing is masked."""
@@ -160,6 +174,28 @@ class DecoderSteps:
             self.records.cross_attentions.append(outputs.cross_attentions)
         if self.config.output_hidden_states:
             self.records.hidden_states.append(outputs.hidden_states)
+
+
+def succession(parents: Sequence[int]) -> tuple[list[int], list[int], list[int]]:
+    """Where each row goes on, if row i followed from what is at parents[i]: as many as can stay where that is.
+
+    Rows of one input lie side by side, so that those without a place and the places without a row, both in order,
+    belong to the same input.
+
+    Returns:
+        The place of each row, and what must be copied to that end: places to read, and places to write.
+    """
+    free = iter(sorted(set(range(len(parents))).difference(parents)))
+    places, sources, copies, taken = [], [], [], set()
+    for parent in parents:
+        if parent in taken:
+            sources.append(parent)
+            copies.append(next(free))
+            places.append(copies[-1])
+        else:
+            taken.add(parent)
+            places.append(parent)
+    return places, sources, copies
 
 
 class Scorer:
