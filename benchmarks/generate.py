@@ -8,6 +8,7 @@
     python benchmarks/generate.py --framework flax       # or tensorflow
     python benchmarks/generate.py --framework tensorflow --beside transformers-xla   # its generate compiled by XLA
     python benchmarks/generate.py --framework flax --beside transformers-xla
+    python benchmarks/generate.py --framework tensorflow --precision bfloat16 --beside
 
 Weights are random (seed 0) and every case forces its length, so that both sides do the same work. A row is the median
 over the rounds; each round runs both sides, each in a process of its own. Throughput counts the tokens of the output
@@ -151,6 +152,8 @@ def loader(library: str, framework: str, precision: str, family: str, threads: i
         torch.set_num_threads(threads)
         if precision == "bfloat16":
             options["torch_dtype"] = torch.bfloat16
+    elif precision != "float32":
+        options["dtype"] = precision
     if precision == "int8":
         options["quantization"] = "int8"
     if framework == "tensorflow" and library != OURS:
@@ -194,13 +197,13 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--family", choices=list(SHAPES), default="blenderbot-small")
     parser.add_argument("--framework", choices=list(PREFIX), default="pytorch")
-    parser.add_argument("--precision", choices=PRECISIONS, default="float32", help="of both sides; PyTorch only")
+    parser.add_argument("--precision", choices=PRECISIONS, default="float32", help="of all sides")
     parser.add_argument(
         "--beside",
         choices=THEIRS,
-        nargs="+",
+        nargs="*",
         default=["transformers"],
-        help="-xla: its TensorFlow classes, compiled",
+        help="nobody, or one or several; -xla: its TensorFlow classes, compiled",
     )
     parser.add_argument("--cases", nargs="+", help="some of the cases only")
     parser.add_argument("--rounds", type=int, default=3)
@@ -208,14 +211,14 @@ def main() -> None:
     parser.add_argument("--run", nargs=2, metavar=("LIBRARY", "FOLDER"), help="measure one side in this process")
     args = parser.parse_args()
     cases = args.cases or list(CASES[args.family])
-    if args.framework != "pytorch" and args.precision != "float32":
-        parser.error("--precision is measured in PyTorch only")
     if args.run:
         library, folder = args.run
         rows = measure(library, args.framework, args.precision, args.family, Path(folder), cases, args.threads)
         for what, value in rows:
             print(json.dumps([what, value]), flush=True)
         return
+    if args.framework != "pytorch" and (args.precision == "int8" or (args.precision != "float32" and args.beside)):
+        parser.error("outside PyTorch, --precision is float32, or bfloat16 with --beside followed by nothing")
     libraries = (OURS, *args.beside)
     with tempfile.TemporaryDirectory() as scratch:
         folder = prepared(args.family, libraries, Path(scratch))

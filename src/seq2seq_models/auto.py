@@ -4,22 +4,8 @@ from __future__ import annotations
 
 from typing import Any, ClassVar
 
-from .core.config import CONFIG_CLASSES, PretrainedConfig
+from .core.config import PretrainedConfig, config_class, config_of
 from .core.hub import Repository
-from .errors import ConfigError
-
-FAMILIES = {"pegasus": "Pegasus", "blenderbot-small": "BlenderbotSmall"}
-"""The class-name stem of each `model_type`."""
-
-
-def _family_name(config: Any) -> str:
-    model_type = config.get("model_type") if isinstance(config, dict) else getattr(config, "model_type", None)
-    if model_type not in FAMILIES:
-        raise ConfigError(
-            f"`model_type` must be one of {', '.join(map(repr, FAMILIES))}, got {model_type!r}. "
-            "This library holds these two families only."
-        )
-    return FAMILIES[model_type]
 
 
 class _Auto:
@@ -45,15 +31,12 @@ class AutoConfig(_Auto):
             ConfigError: if the checkpoint belongs to neither family.
             CheckpointNotFoundError: if there is no such repository or config.json.
         """
-        found, _ = PretrainedConfig.get_config_dict(pretrained_model_name_or_path, **dict(kwargs))
-        _family_name(found)
-        return CONFIG_CLASSES[found["model_type"]].from_pretrained(pretrained_model_name_or_path, **kwargs)
+        return config_of(pretrained_model_name_or_path, **kwargs)
 
     @classmethod
     def for_model(cls, model_type: str, **kwargs: Any) -> Any:
         """A config of this `model_type` with these values."""
-        _family_name({"model_type": model_type})
-        return CONFIG_CLASSES[model_type](**kwargs)
+        return config_class(model_type)(**kwargs)
 
 
 class AutoTokenizer(_Auto):
@@ -92,7 +75,9 @@ class _AutoModel(_Auto):
     def _class_for(cls, config: Any) -> Any:
         from importlib import import_module
 
-        name = f"{cls._prefix}{_family_name(config)}{cls._head}"
+        model_type = config.get("model_type") if isinstance(config, dict) else getattr(config, "model_type", None)
+        family = config_class(model_type).__name__.removesuffix("Config")
+        name = f"{cls._prefix}{family}{cls._head}"
         return getattr(import_module(f"{__package__}.{cls._package}"), name)
 
     @classmethod

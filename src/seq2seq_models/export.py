@@ -171,10 +171,10 @@ def _loaded(repository: Any, framework: str | None) -> tuple[Any, Any, Any]:
 
         model = load_model(framework, repository, None, {}, {})
         return model, model.config, model.generation_config
-    from .auto import AutoConfig
+    from .core.config import config_of
     from .core.generation_config import GenerationConfig
 
-    config = AutoConfig.from_pretrained(repository)
+    config = config_of(repository)
     return None, config, GenerationConfig.from_pretrained(repository)
 
 

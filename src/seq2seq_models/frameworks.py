@@ -87,12 +87,12 @@ def _dtype(name: str) -> str:
 
 def _stored_dtype(source: Any, options: Mapping[str, Any]) -> str:
     """The dtype that the checkpoint's config names."""
-    from .auto import AutoConfig
+    from .core.config import config_of
 
     config = options.get("config")
     if config is None:
         places = {name: options[name] for name in ("revision", "token") if name in options}
-        config = AutoConfig.from_pretrained(source, **places)
+        config = config_of(source, **places)
     return str(config.dtype or "float32")
 
 

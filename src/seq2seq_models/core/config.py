@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from typing import Any, ClassVar
 
+from ..errors import ConfigError
 from .settings.pretrained_config import PretrainedConfig
 
-__all__ = ["CONFIG_CLASSES", "BlenderbotSmallConfig", "PegasusConfig", "PretrainedConfig", "Seq2SeqConfig"]
+__all__ = ["CONFIG_CLASSES", "BlenderbotSmallConfig", "PegasusConfig", "PretrainedConfig", "Seq2SeqConfig", "config_of"]
 
 
 class Seq2SeqConfig(PretrainedConfig):
@@ -159,3 +160,23 @@ CONFIG_CLASSES: dict[str, type[Seq2SeqConfig]] = {
     config.model_type: config for config in (PegasusConfig, BlenderbotSmallConfig)
 }
 """The config class of every family, by `model_type`."""
+
+
+def config_class(model_type: Any) -> type[Seq2SeqConfig]:
+    """The config class of a `model_type`.
+
+    Raises:
+        ConfigError: it is of neither family.
+    """
+    if model_type not in CONFIG_CLASSES:
+        raise ConfigError(
+            f"`model_type` must be one of {', '.join(map(repr, CONFIG_CLASSES))}, got {model_type!r}. "
+            "This library holds these two families only."
+        )
+    return CONFIG_CLASSES[model_type]
+
+
+def config_of(pretrained_model_name_or_path: Any, **kwargs: Any) -> Any:
+    """The config of a checkpoint, of the class of its family; arguments and errors as `AutoConfig.from_pretrained`."""
+    found, _ = PretrainedConfig.get_config_dict(pretrained_model_name_or_path, **dict(kwargs))
+    return config_class(found.get("model_type")).from_pretrained(pretrained_model_name_or_path, **kwargs)

@@ -7,12 +7,13 @@ compare values.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from ..errors import CheckpointError
 from .parameters import SHARED, Head, Kind, Parameter, parameters
+from .storage.casting import cast
 from .storage.stored import NUMPY_NAMES, Stored
 
 if TYPE_CHECKING:
@@ -206,18 +207,21 @@ def _sorted(
         if parameter.name in given:
             yield parameter, given[parameter.name]
         elif is_computed:
-            yield parameter, _computed(parameter, given)
+            dtype = next((tensor.dtype for tensor in given.values() if tensor.is_floating), "F32")
+            yield parameter, cast(computed_weight(parameter), dtype if dtype in ("F16", "F64") else "F32")
 
 
-def _computed(parameter: Parameter, given: Mapping[str, Stored]) -> Stored:
-    length, dim = parameter.shape
-    dtype = next((tensor.dtype for tensor in given.values() if tensor.is_floating), "F32")
-    kept = dtype if dtype in ("F16", "F64") else "F32"
+def computed_weight(parameter: Parameter) -> Stored:
+    """What a checkpoint may lack, in float32: the sinusoids of a position table; zeros for the bias of the logits."""
 
     def read() -> NDArray[Any]:
+        import numpy as np
+
         from .positions import sinusoidal_table
 
-        values: NDArray[Any] = sinusoidal_table(length, dim).astype(NUMPY_NAMES[kept])
-        return values
+        if parameter.kind == "table":
+            length, dim = parameter.shape
+            return sinusoidal_table(length, dim)
+        return np.zeros(parameter.shape, NUMPY_NAMES["F32"])
 
-    return Stored(parameter.name, parameter.shape, kept, read)
+    return Stored(parameter.name, parameter.shape, "F32", read)

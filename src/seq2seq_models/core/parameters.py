@@ -6,7 +6,7 @@ canonical names, adapters turn canonical names into one framework's variables; b
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
@@ -63,6 +63,12 @@ def parameters(config: PretrainedConfig, head: Head = "conditional") -> tuple[Pa
         tie = source if config.tie_word_embeddings else None
         found.append(Parameter(LM_HEAD, (config.vocab_size, config.d_model), "linear", tied_to=tie))
     return tuple(found)
+
+
+def several(names: Iterable[str]) -> str:
+    """For a message: the first three names, and how many more there are."""
+    found = sorted(names)
+    return ", ".join(found[:3]) + (f" and {len(found) - 3} more" if len(found) > 3 else "")
 
 
 def _embeddings(config: PretrainedConfig, head: Head) -> Iterator[Parameter]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any, Self
 
 import jax
@@ -11,6 +11,7 @@ import jax.numpy as jnp
 from jax import Array
 
 from ..core.config import PretrainedConfig
+from ..core.parameters import several
 from ..core.pretrained import PretrainedModelMixin
 from ..core.storage.stored import Stored
 from ..errors import ConfigError, InputError
@@ -228,8 +229,8 @@ class ParameterHolder(PretrainedModelMixin):
             if "params" in params:
                 advice = " Pass what is under its key 'params'."
             elif len(missing) == len(self._slots):
-                advice = f" These are of another class, with {_several(params)} at the top."
-            faults.insert(0, f"missing: {_several(missing)}.{advice}")
+                advice = f" These are of another class, with {several(params)} at the top."
+            faults.insert(0, f"missing: {several(missing)}.{advice}")
         if faults:
             raise InputError(f"`params` must hold all parameters of {type(self).__name__}; {'; '.join(faults)}")
 
@@ -273,12 +274,6 @@ def floating(dtype: Any) -> Any:
             "It is the dtype of the computation."
         )
     return found
-
-
-def _several(names: Iterable[str]) -> str:
-    """The first names, and how many more there are."""
-    found = sorted(names)
-    return ", ".join(found[:3]) + (f" and {len(found) - 3} more" if len(found) > 3 else "")
 
 
 def _cast(params: Mapping[str, Any], dtype: Any, mask: Any) -> weights.Tree:

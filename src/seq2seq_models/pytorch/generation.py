@@ -17,7 +17,6 @@ from torch import Tensor
 
 from ..core.decoding import CAUSAL_INPUTS, ENCODER_DECODER_INPUTS, Plan, plan, resolve
 from ..core.generation_config import GenerationConfig
-from ..core.generation_rules import tokens_of
 from ..core.outputs import (
     BaseModelOutput,
     GenerateBeamDecoderOnlyOutput,
@@ -28,15 +27,15 @@ from ..core.outputs import (
 )
 from ..core.settings.generation_options import OUTPUT_OPTIONS, GenerationMode
 from ..core.strategies import ask, assistant_options, check_assistant
-from ..errors import GenerationError, InputError
+from ..errors import GenerationError
 from .assisted import AssistedDecoding, Draft
 from .attention import padding_mask
 from .beams import BeamSearch, generators
 from .cache import Cache
 from .contrastive import ContrastiveSearch
 from .diverse_beams import DiverseBeamSearch
-from .layers import check_ids
 from .packing import packed
+from .prompts import causal_prompt, check_draftable, decoder_prompt, mask_of_padding, memory_of
 from .steps import Criterion, DecoderSteps, Draw, Processor, Records, Scorer, Source, Stop, at_strings
 
 if TYPE_CHECKING:
@@ -113,8 +112,8 @@ class GenerationMixin:
         )
         if assistant_model is not None:
             check_assistant(self.config, assistant_model)
-            _check_draftable(given, assistant_model)
-        ids, decoder_mask = _decoder_prompt(config, given) if is_seq2seq else self._prompt(config, given)
+            check_draftable(given, assistant_model)
+        ids, decoder_mask = decoder_prompt(config, given) if is_seq2seq else causal_prompt(config, given, self.device)  # type: ignore[attr-defined]
         self._check_hook(ids, decoder_mask)
         max_length_given = kwargs.get("max_length") is not None
         resolved = plan(
@@ -125,7 +124,7 @@ class GenerationMixin:
             prefix_allowed_tokens_fn=prefix_allowed_tokens_fn,
             source=given.get("input_ids"),
         )
-        source = self._source(config, given) if is_seq2seq else _memory(given)
+        source = self._source(config, given) if is_seq2seq else memory_of(given)
         copies = max(config.num_beams, config.num_return_sequences)
         records = Records()
         head_masks = {
@@ -178,7 +177,7 @@ class GenerationMixin:
         ids, embeds, outputs = given.get("input_ids"), given.get("inputs_embeds"), given.get("encoder_outputs")
         mask = given.get("attention_mask")
         if mask is None and ids is not None and outputs is None:
-            mask = _mask_of_padding(ids, config)
+            mask = mask_of_padding(ids, config)
         if outputs is None:
             outputs = self.get_encoder()(  # type: ignore[attr-defined]
                 input_ids=ids,
@@ -193,20 +192,6 @@ class GenerationMixin:
             outputs = BaseModelOutput(*outputs[:3])
         states: Tensor = cast(Any, outputs).last_hidden_state
         return Source(states, padding_mask(mask, states.dtype), outputs)
-
-    def _prompt(self, config: GenerationConfig, given: dict[str, Any]) -> tuple[Tensor, Tensor | None]:
-        """The prompt of a causal model [B, length] and its mask."""
-        ids = given.get("input_ids")
-        if ids is None:
-            start = config.bos_token_id if config.bos_token_id is not None else config.decoder_start_token_id
-            if start is None:
-                raise InputError("`generate` needs `input_ids`, or a `bos_token_id` to begin with, got neither.")
-            ids = torch.full((1, 1), tokens_of(start)[0], device=self.device)  # type: ignore[attr-defined]
-        check_ids("input_ids", ids, dimensions=2)
-        mask = given.get("attention_mask")
-        if mask is None:
-            mask = _mask_of_padding(ids, config)
-        return ids, mask
 
     # ---- loops
 
@@ -291,8 +276,8 @@ class GenerationMixin:
         inputs = {name: value for name, value in given.items() if not name.endswith("head_mask")}
         inputs.pop("encoder_outputs", None)
         is_seq2seq = bool(self.config.is_encoder_decoder)
-        source = assistant._source(config, inputs) if is_seq2seq else _memory(inputs)
-        _, mask = _decoder_prompt(config, inputs) if is_seq2seq else assistant._prompt(config, inputs)
+        source = assistant._source(config, inputs) if is_seq2seq else memory_of(inputs)
+        _, mask = decoder_prompt(config, inputs) if is_seq2seq else causal_prompt(config, inputs, assistant.device)
         steps = DecoderSteps(assistant, config, source, plan.max_length, mask, {}, Records())
         random = generators(1, assistant.device)[0] if config.do_sample else None
         options = assistant_options(plan.config, assistant.generation_config)
@@ -496,65 +481,3 @@ def _as_ours(config: Any) -> Any:
 def _room(plan: Plan, mode: GenerationMode) -> int:
     """Length that the cache must have room for: contrastive search reads its candidates beyond the sequence."""
     return plan.max_length + ((plan.config.top_k or 0) if mode is GenerationMode.CONTRASTIVE_SEARCH else 0)
-
-
-def _check_draftable(given: dict[str, Any], assistant: Any) -> None:
-    """Raise unless the inputs are one source that an assistant, too, can read."""
-    ids, states = given.get("input_ids"), given.get("encoder_hidden_states")
-    if ids is None:
-        raise InputError(
-            "`assistant_model` needs `input_ids`, got none: it has to read the source itself. Pass the ids along."
-        )
-    if ids.dim() == 2 and ids.shape[0] > 1:
-        raise GenerationError(
-            f"`assistant_model` goes with one input at a time, got {ids.shape[0]} rows of `input_ids`. "
-            "Leave it out, or generate row by row."
-        )
-    if states is not None and states.shape[-1] != assistant.config.d_model:
-        raise GenerationError(
-            f"`assistant_model` must have d_model = {states.shape[-1]} as `encoder_hidden_states` have, "
-            f"got {assistant.config.d_model}. Leave one of the two out."
-        )
-
-
-def _mask_of_padding(ids: Tensor, config: GenerationConfig) -> Tensor | None:
-    """The mask [B, S] that the padding in ids implies; None where padding also is an end token or is absent."""
-    pad = config.pad_token_id
-    if pad is None or pad in tokens_of(config.eos_token_id):
-        return None
-    return (ids != pad).long()
-
-
-def _memory(given: dict[str, Any]) -> Source:
-    """What a causal model attends to besides its own tokens, if anything."""
-    states = given.get("encoder_hidden_states")
-    return Source(states, None if states is None else padding_mask(given.get("encoder_attention_mask"), states.dtype))
-
-
-def _decoder_prompt(config: GenerationConfig, given: dict[str, Any]) -> tuple[Tensor, Tensor | None]:
-    """The decoder's first tokens [B, length], beginning with the start token, and their mask; nothing is computed."""
-    ids, embeds, outputs = given.get("input_ids"), given.get("inputs_embeds"), given.get("encoder_outputs")
-    if ids is not None and embeds is not None:
-        raise InputError("`input_ids` and `inputs_embeds` are the same input, got both. Pass one of them.")
-    if ids is None and embeds is None and outputs is None:
-        raise InputError("`generate` needs `input_ids`, `inputs_embeds` or `encoder_outputs`, got none of them.")
-    check_ids("input_ids", ids, dimensions=2)
-    check_ids("decoder_input_ids", given.get("decoder_input_ids"), dimensions=2)
-    source = cast(Tensor, outputs[0] if outputs is not None else ids if ids is not None else embeds)
-    start = config.decoder_start_token_id if config.decoder_start_token_id is not None else config.bos_token_id
-    if start is None:
-        raise GenerationError("`decoder_start_token_id` (or `bos_token_id`) must be set to begin with, got neither.")
-    rows = source.shape[0]
-    starts = torch.tensor(tokens_of(start), device=source.device)
-    if len(starts) not in (1, rows):
-        raise GenerationError(f"`decoder_start_token_id` must be one id or {rows}, one per input, got {len(starts)}.")
-    first = starts[:, None].expand(rows, 1) if len(starts) == 1 else starts[:, None]
-    prompt, mask = given.get("decoder_input_ids"), given.get("decoder_attention_mask")
-    if prompt is None:
-        return first, mask
-    if prompt.shape[0] != rows:
-        raise InputError(f"`decoder_input_ids` must have one row for each of {rows} inputs, got {prompt.shape[0]}.")
-    if bool((prompt[:, :1] != first).all()):
-        prompt = torch.cat([first, prompt], 1)
-        mask = None if mask is None else torch.nn.functional.pad(mask, (1, 0), value=1)
-    return prompt, mask

@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING, Any
 
 from ...errors import CheckpointError, CheckpointNotFoundError
 from ..checkpoints import FORMATS, open_checkpoint, read_index
+from ..config import config_of
 from ..hub import Repository
-from ..parameters import HEADS, Head, parameters
+from ..parameters import HEADS, Head, parameters, several
 from .fitting import fit
 from .stored import DTYPE_NAMES, Stored
 
@@ -102,11 +103,10 @@ def describe_checkpoint(
         CheckpointNotFoundError: there is no such folder, repository or config.json.
         ConfigError: the checkpoint belongs to neither family.
     """
-    from ...auto import AutoConfig
     from ..generation_config import GenerationConfig
 
     repository = Repository.from_options(name, {"revision": revision, "token": token})
-    config = AutoConfig.from_pretrained(repository)
+    config = config_of(repository)
     try:
         generation = GenerationConfig.from_pretrained(repository)
     except CheckpointNotFoundError:
@@ -146,11 +146,7 @@ def _judgement(faults: dict[str, list[str]]) -> str:
     """What would not fit, the first three names of each kind."""
     if not faults:
         return "loads"
-    told = []
-    for kind, names in faults.items():
-        rest = f" and {len(names) - 3} more" if len(names) > 3 else ""
-        told.append(f"{kind}: {', '.join(names[:3])}{rest}")
-    return "; ".join(told)
+    return "; ".join(f"{kind}: {several(names)}" for kind, names in faults.items())
 
 
 def _stored(

@@ -19,12 +19,14 @@ from typing import TYPE_CHECKING, Any
 
 from ...errors import CheckpointError
 from ..checkpoints import FORMATS, is_weight_file, open_checkpoint, size_in_bytes, write_checkpoint
+from ..config import config_of
 from ..hub import Repository
-from ..parameters import HEADS, LM_HEAD, SHARED, Head, Parameter, parameters
+from ..leaves import computed_weight
+from ..parameters import HEADS, LM_HEAD, SHARED, Head, parameters
 from .casting import cast
 from .fitting import fit, misfit
 from .saving import write_folder_atomically
-from .stored import DTYPES, NUMPY_NAMES, Stored
+from .stored import DTYPES, NUMPY_NAMES, Stored, row_order
 from .weight_files import Asked, find_weights
 
 if TYPE_CHECKING:
@@ -98,12 +100,10 @@ def convert_checkpoint(
         ConfigError: the checkpoint belongs to neither family.
         MissingFrameworkError: .bin without torch, .h5 without h5py.
     """
-    from ...auto import AutoConfig
-
     folder = Path(target).expanduser()
     _check(form, dtype, max_shard_size, folder, overwrite)
     repository = Repository.from_options(source, {"revision": revision, "token": token})
-    config = AutoConfig.from_pretrained(repository)
+    config = config_of(repository)
     files = find_weights(repository, Asked.from_options("pt", {}, None), None)
     weights, head = _weights(open_checkpoint(files.paths, files.index, quiet=True), config, str(files.chosen))
     kept = _kept_dtype(weights, form, dtype)
@@ -218,24 +218,8 @@ def _complete(
         is_computed = parameter.kind == "table" and parameter.optional
         if parameter.tied_to is not None or (is_computed and form == "msgpack"):  # Flax' tree has no such tables
             continue
-        tensor = weights.get(parameter.name) or cast(_computed(parameter), common)
+        tensor = weights.get(parameter.name) or cast(computed_weight(parameter), common)
         yield tensor if dtype is None else cast(tensor, dtype)
-
-
-def _computed(parameter: Parameter) -> Stored:
-    """The sinusoids of a position table; zeros for the bias of the logits."""
-
-    def read() -> NDArray[Any]:
-        import numpy as np
-
-        from ..positions import sinusoidal_table
-
-        if parameter.kind == "table":
-            length, dim = parameter.shape
-            return sinusoidal_table(length, dim)
-        return np.zeros(parameter.shape, NUMPY_NAMES["F32"])
-
-    return Stored(parameter.name, parameter.shape, "F32", read)
 
 
 @dataclass
@@ -257,9 +241,12 @@ class _Meant:
 
     def _watched_read(self, tensor: Stored) -> Callable[[], NDArray[Any]]:
         def read() -> NDArray[Any]:
-            values, self.checksums[tensor.name] = _with_checksum(tensor)
+            import numpy as np
+
+            content = row_order(tensor)
+            self.checksums[tensor.name] = zlib.crc32(content)
             self._advance(tensor)
-            return values
+            return np.asarray(content).view(NUMPY_NAMES[tensor.dtype]).reshape(tensor.shape)
 
         return read
 
@@ -300,18 +287,10 @@ class _Meant:
             if (one.shape, one.dtype) != (other.shape, other.dtype):
                 yield f"{name} is {other.dtype} {list(other.shape)}, not {one.dtype} {list(one.shape)}"
                 continue
-            if _with_checksum(other)[1] != self.checksums.get(name):
+            if zlib.crc32(row_order(other)) != self.checksums.get(name):
                 yield f"{name} has another checksum"
             other.release()
             self._advance(other)
-
-
-def _with_checksum(tensor: Stored) -> tuple[NDArray[Any], int]:
-    """The values in row order, and the CRC-32 of their bytes."""
-    import numpy as np
-
-    values = np.ascontiguousarray(tensor.read(), dtype=NUMPY_NAMES[tensor.dtype]).reshape(tensor.shape)
-    return values, zlib.crc32(values.reshape(-1).view(np.uint8).data)
 
 
 # ---- the other files
