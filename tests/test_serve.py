@@ -266,6 +266,11 @@ def test_limits_and_addresses_that_cannot_be(
 # The page in a browser.
 
 
+def _heed_interrupts() -> None:
+    """A shell starts what runs in the background deaf to Ctrl-C, and so is all that is started from there."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
 @pytest.fixture(scope="module")
 def address() -> Iterator[str]:
     """Where the command serves, as a user runs it. Ctrl-C ends it in the end."""
@@ -277,7 +282,9 @@ def address() -> Iterator[str]:
     assert not absent, f"{' and '.join(absent)} not found: install chromium and chromium-driver, or set NO_BROWSER=1"
     words = [sys.executable, "-m", "seq2seq_models", "serve", "--port", "0", "--max-characters", str(MOST), "--quiet"]
     environment = {**os.environ, "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}
-    with subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment) as running:
+    with subprocess.Popen(
+        words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment, preexec_fn=_heed_interrupts
+    ) as running:
         assert running.stdout is not None and running.stderr is not None
         said = re.fullmatch(r"Serving on (http://127\.0\.0\.1:\d+)\. Ctrl-C ends it\.\n", running.stdout.readline())
         assert said, running.communicate(timeout=60)
