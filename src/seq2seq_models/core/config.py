@@ -7,7 +7,15 @@ from typing import Any, ClassVar
 from ..errors import ConfigError
 from .settings.pretrained_config import PretrainedConfig
 
-__all__ = ["CONFIG_CLASSES", "BlenderbotSmallConfig", "PegasusConfig", "PretrainedConfig", "Seq2SeqConfig", "config_of"]
+__all__ = [
+    "CONFIG_CLASSES",
+    "BlenderbotSmallConfig",
+    "PegasusConfig",
+    "PretrainedConfig",
+    "Seq2SeqConfig",
+    "config_class",
+    "config_of",
+]
 
 
 class Seq2SeqConfig(PretrainedConfig):

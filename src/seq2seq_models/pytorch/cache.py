@@ -89,8 +89,11 @@ class StaticCacheLayer(CacheLayer):
 
     def reorder(self, rows: Tensor) -> None:
         if self._buffers is not None:
-            for filled in self._view():
-                filled.copy_(filled.index_select(0, rows))
+            fresh = [torch.empty_like(buffer) for buffer in self._buffers]
+            for old, new in zip(self._buffers, fresh, strict=True):
+                torch.index_select(old[:, :, : self._filled], 0, rows, out=new[:, :, : self._filled])
+            self._buffers = fresh
+            self._view()
 
     def copy_rows(self, sources: Tensor, rows: Tensor, start: int = 0) -> None:
         if self._buffers is not None and start < self._filled:

@@ -51,6 +51,12 @@ class GenerationMixin:
     config: Any
     _generation_config: GenerationConfig
 
+    if TYPE_CHECKING:
+
+        @property
+        def device(self) -> torch.device:
+            """The model's."""
+
     @property
     def generation_config(self) -> GenerationConfig:
         """The options that hold where a call of `generate` says nothing else. One of transformers may be set, too."""
@@ -113,7 +119,7 @@ class GenerationMixin:
         if assistant_model is not None:
             check_assistant(self.config, assistant_model)
             check_draftable(given, assistant_model)
-        ids, decoder_mask = decoder_prompt(config, given) if is_seq2seq else causal_prompt(config, given, self.device)  # type: ignore[attr-defined]
+        ids, decoder_mask = decoder_prompt(config, given) if is_seq2seq else causal_prompt(config, given, self.device)
         self._check_hook(ids, decoder_mask)
         max_length_given = kwargs.get("max_length") is not None
         resolved = plan(

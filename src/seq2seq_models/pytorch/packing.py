@@ -78,15 +78,17 @@ def packed(decoder: nn.Module) -> Iterator[None]:
     changed: list[tuple[nn.Module, str]] = []
 
     def replace(layer: nn.Module, name: str, product: Callable[[Tensor], Any] | None) -> None:
-        if product is not None and name not in layer.__dict__:
+        if product is not None:
             layer.__dict__[name] = product
             changed.append((layer, name))
 
     try:
         for layer in decoder.modules():
-            if isinstance(layer, DecoderLayer):
+            if isinstance(layer, DecoderLayer) and isinstance(layer.self_attn, Attention):
                 replace(layer.self_attn, "project", _joint_product(layer.self_attn))
-            elif isinstance(layer, nn.Linear) and type(layer) in (Linear, nn.Linear):
+            elif (
+                isinstance(layer, nn.Linear) and type(layer) in (Linear, nn.Linear) and "forward" not in layer.__dict__
+            ):
                 replace(layer, "forward", packed_linear(layer.weight, layer.bias))
         yield
     finally:
