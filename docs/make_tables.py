@@ -19,15 +19,13 @@ DOCS = Path(__file__).parent
 SOURCE = DOCS.parent / "src" / "seq2seq_models"
 TESTS = DOCS.parent / "tests"
 WINGS = ("pytorch", "tensorflow", "flax")
-COMPILED_TESTS = {"combinations", "compiled", "make_goldens", "test_compiled_rules"}
+COMPILED_TESTS = {"combinations", "compiled", "make_goldens", "test_sampling_rules"}
 GENERATION_TESTS = {
-    "pytorch": {"combinations", "test_generation", "test_strategies", "make_goldens"},
+    "pytorch": {"combinations", "test_sampling_rules", "test_generation", "test_strategies", "make_goldens"},
     "tensorflow": {*COMPILED_TESTS, "test_tensorflow_generation"},
     "flax": {*COMPILED_TESTS, "test_flax_generation"},
 }
 """The files that test the options of generation in each framework, and those that they take their cases from."""
-RULES_OF = {"pytorch": "pytorch/rules.py", "tensorflow": "core/search/rules.py", "flax": "core/search/rules.py"}
-"""Where each framework's rules are computed."""
 MARK = "Differs from transformers 4.57.6:"
 OLDER = "Differs from transformers 4.51.3:"  # the reference of diverse beams and contrastive search
 PART = re.compile(r"(<!-- made by make_tables\.py: (\w+) -->\n).*?(<!-- end -->)", re.DOTALL)
@@ -98,7 +96,7 @@ def score_rules() -> str:
 
 def cell(rule: type, wing: str) -> str:
     """The files that test a rule in a framework; "no" if the framework has no function for the rule."""
-    return tested(rule.option, wing) if rule.__name__ in computed(RULES_OF[wing]) else "no"
+    return tested(rule.option, wing) if rule.__name__ in computed("core/generation/rules.py") else "no"
 
 
 def computed(room: str) -> set[str]:

@@ -5,9 +5,9 @@ from __future__ import annotations
 import pytest
 import torch
 
-from seq2seq_models.pytorch import beams
-from seq2seq_models.pytorch.cache import CacheLayer, StaticCacheLayer
-from seq2seq_models.pytorch.steps import succession
+from seq2seq_models.pytorch import arrays
+from seq2seq_models.pytorch.cache import Cache, CacheLayer, StaticCacheLayer
+from seq2seq_models.pytorch.decoder import succession
 
 from .combinations import source
 from .tiny import FAMILIES, pair
@@ -22,14 +22,14 @@ def test_the_largest_are_those_of_topk(size, count):
     values[1, 200:260] += 40.0  # several in one block
     values[2, torch.randperm(size, generator=generator)[: size // 2]] = -float("inf")
     expected = values.topk(count)
-    found, places = beams.largest(values, count)
+    found, places = arrays.largest(values, count)
     assert torch.equal(found, expected.values) and torch.equal(places, expected.indices)
 
 
 def test_what_is_ruled_out_is_ranked_by_topk():
     values = torch.full((2, 128 * 100), -float("inf"))
     values[:, [5, 300, 9000]] = torch.tensor([1.0, 3.0, 2.0])
-    found, places = beams.largest(values, 6)
+    found, places = arrays.largest(values, 6)
     assert torch.equal(places, values.topk(6).indices) and found[0, :3].tolist() == [3.0, 2.0, 1.0]
 
 
@@ -81,9 +81,8 @@ def test_a_static_cache_is_reordered_as_another():
 @pytest.mark.reference
 @pytest.mark.parametrize("family", FAMILIES)
 def test_a_long_search_with_settled_beams_is_the_references(family, monkeypatch):
-    told = []
-    settled = beams.BeamSearch.settled
-    monkeypatch.setattr(beams.BeamSearch, "settled", lambda self: (told.append(settled(self)), told[-1])[1])
+    told, copy_rows = [], Cache.copy_rows
+    monkeypatch.setattr(Cache, "copy_rows", lambda self, *args: (told.append(args[2]), copy_rows(self, *args))[1])
     options = {"num_beams": 2, "max_new_tokens": 30, "min_new_tokens": 30}
     for seed in range(8):
         theirs, mine = pair(family, seed=seed % 4)

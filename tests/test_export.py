@@ -19,7 +19,7 @@ import torch
 import seq2seq_models
 from seq2seq_models import cli
 from seq2seq_models.bundled import demo_checkpoint
-from seq2seq_models.core.search.served import settled
+from seq2seq_models.core.generation.served import settled
 from seq2seq_models.errors import CheckpointError, GenerationError, MissingFrameworkError
 from seq2seq_models.export import FORMS, export_checkpoint
 

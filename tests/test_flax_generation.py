@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 
 import seq2seq_models
-from seq2seq_models.core.search.programs import Programs
+from seq2seq_models.core.generation.programs import Programs
 from seq2seq_models.errors import GenerationError, InputError
 from seq2seq_models.flax import generation
 

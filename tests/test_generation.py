@@ -14,7 +14,7 @@ from seq2seq_models.errors import GenerationError, InputError
 from seq2seq_models.pytorch.generation import LOOK_EVERY
 
 from .combinations import CHUNK, COMBINATIONS, RULES, chunks, combination, source
-from .tiny import FAMILIES, batch, close, ours_like, pair, reference
+from .tiny import FAMILIES, batch, close, ours_like, pair, reference, same_ids
 
 FULL = "ForConditionalGeneration"
 pytestmark = [pytest.mark.reference]
@@ -26,14 +26,13 @@ ONE_DRAW |= {"return_dict_in_generate": True, "output_scores": True}
 @pytest.mark.parametrize("family", FAMILIES)
 @pytest.mark.parametrize("start", chunks())
 def test_ids_equal_the_reference_on_random_combinations(family, start):
-    lengths = set()
+    lengths, close_calls = set(), 0
     for seed in range(start, start + CHUNK):
         theirs, mine = pair(family, seed=seed % 4)
-        inputs, options = combination(seed, family)
-        expected, found = theirs.generate(**inputs, **options), mine.generate(**inputs, **options)
-        assert found.tolist() == expected.tolist(), (seed, options)
+        found, is_clear = same_ids(mine, theirs, *combination(seed, family))
         lengths.add(found.shape[1])
-    assert len(lengths) > 3
+        close_calls += not is_clear
+    assert len(lengths) > 3 and close_calls <= 1
 
 
 @pytest.mark.parametrize("family", FAMILIES)

@@ -12,7 +12,7 @@ import pytest
 import tensorflow as tf
 
 import seq2seq_models
-from seq2seq_models.core.search.programs import Programs
+from seq2seq_models.core.generation.programs import Programs
 from seq2seq_models.errors import InputError
 from seq2seq_models.tensorflow import generation
 from seq2seq_models.tensorflow.arrays import threefry

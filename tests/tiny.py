@@ -50,6 +50,23 @@ def spread(model: Any, skip_positions: bool) -> None:
             model.final_logits_bias.normal_()
 
 
+def same_ids(mine: Any, theirs: Any, inputs: dict[str, Any], options: dict[str, Any]) -> tuple[Any, bool]:
+    """What `generate` returns, held to the reference, and whether float32 alone could tell.
+
+    Two beams may be so near that the last bit of a product, which another processor rounds otherwise, says which is
+    ahead. Where the ids differ they must be equal in float64.
+    """
+    found, expected = mine.generate(**inputs, **options), theirs.generate(**inputs, **options)
+    is_clear = found.tolist() == expected.tolist()
+    if not is_clear:
+        try:
+            exact = [model.double().generate(**inputs, **options).tolist() for model in (mine, theirs)]
+        finally:
+            mine.float(), theirs.float()
+        assert exact[0] == exact[1], options
+    return found, is_clear
+
+
 def ours_like(model: Any, **overrides: Any) -> Any:
     """Our model of the same class with the same config and weights."""
     name = type(model).__name__

@@ -78,9 +78,9 @@ def export_checkpoint(
 ) -> list[Path]:
     """The files that were written: a model that generates without this library, its tokenizer, and how to run it.
 
-    They are `encode`, `decode_step` and `generate` (core/search/served.py says what they take and give), config.json,
-    generation_config.json with the options in it, the tokenizer's files, generate.py and runtime.py, which run them,
-    and README.md. Weights and computation are float32. After an error nothing is left.
+    They are `encode`, `decode_step` and `generate` (core/generation/served.py says what they take and give),
+    config.json, generation_config.json with the options in it, the tokenizer's files, generate.py and runtime.py,
+    which run them, and README.md. Weights and computation are float32. After an error nothing is left.
 
     Args:
         source: repository or folder of a model for conditional generation.
@@ -132,7 +132,7 @@ def _check(form: str, target: Path) -> None:
 
 def _writer(repository: Any, form: str, options: Mapping[str, Any], sizes: Mapping[str, int]) -> Callable[[Path], None]:
     """A function that writes the model, its configs and its tokenizer into a folder."""
-    from .core.search.served import settled
+    from .core.generation.served import settled
 
     framework = FORMS[form].framework
     model, config, own = _loaded(repository, framework)

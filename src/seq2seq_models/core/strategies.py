@@ -46,6 +46,7 @@ def ask(
     assistant: Any = None,
     streamer: Any = None,
     tokenizer: Any = None,
+    more_inputs: frozenset[str] = frozenset(),
 ) -> tuple[GenerationConfig, dict[str, Any], GenerationMode]:
     """What a call of `generate` asks for: its configuration, the model's inputs by name, and the strategy.
 
@@ -56,12 +57,13 @@ def ask(
         is_encoder_decoder: which inputs the model has.
         inputs: the `inputs` argument, the same as `input_ids`.
         assistant, streamer, tokenizer: of this call, if any.
+        more_inputs: arguments of the model beyond those of its family.
 
     Raises:
         GenerationError: for options that are unknown, out of range, contradictory or not supported, all of them named.
         InputError: for both `inputs` and `input_ids`.
     """
-    names = ENCODER_DECODER_INPUTS if is_encoder_decoder else CAUSAL_INPUTS
+    names = (ENCODER_DECODER_INPUTS if is_encoder_decoder else CAUSAL_INPUTS) | more_inputs
     config, found = resolve(own, given, options, names)
     mode = strategy(config, options, assistant=assistant, streamer=streamer)
     if config.stop_strings is not None and tokenizer is None:

@@ -1,4 +1,4 @@
-"""The array operations of the decoding loops in JAX. See core/search/arrays.py for what each of them means."""
+"""The array operations of the decoding loops in JAX. See core/generation/arrays.py for what each of them means."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ import jax
 import jax.numpy as jnp
 from jax import Array, lax
 
-State = dict[str, Any]
+from ..core.generation.arrays import State, StaticArrays
 
 
-class JaxArrays:
+class JaxArrays(StaticArrays):
     """The namespace for compiled loops; nothing in it looks at a value."""
 
     concat = staticmethod(jnp.concatenate)
@@ -109,5 +109,7 @@ class JaxArrays:
 
         return jax.vmap(one)(jnp.arange(rows, dtype=jnp.uint32))
 
-    def while_loop(self, go_on: Callable[[State], Array], body: Callable[[State], State], state: State) -> State:
+    def while_loop(
+        self, go_on: Callable[[State], Array], body: Callable[[State], State], state: State, most: Any = None
+    ) -> State:
         return lax.while_loop(go_on, body, state)

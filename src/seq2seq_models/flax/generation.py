@@ -1,4 +1,4 @@
-"""Generation in JAX: the loops of core/search under one jitted function per shape, with the parameters as arguments."""
+"""Generation in JAX: the searches of core/generation as one jitted function per shape, parameters as arguments."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
+from ..core.generation.call import CompilingBackend, GenerateArguments, GenerateCall
+from ..core.generation.decoder import Entries
+from ..core.generation.preparation import facts
+from ..core.generation.programs import Program, Programs
+from ..core.generation.run import Inputs, run
+from ..core.generation.task import Found, Numbers, Processor, Settings
 from ..core.generation_config import GenerationConfig
 from ..core.outputs import BaseModelOutput, ModelOutput
-from ..core.search.decoder import Entries
-from ..core.search.preparation import facts
-from ..core.search.programs import Program, Programs
-from ..core.search.run import Inputs, run
-from ..core.search.session import Request, Session
-from ..core.search.task import Found, Numbers, Processor, Settings
 from ..errors import InputError
 from .arrays import JaxArrays
 from .cache import entries
@@ -122,8 +122,8 @@ def _compiled(program: Program, params: Any, *inputs: Any) -> Any:
     return PROGRAMS.get(program, (structure, tuple(map(jnp.shape, leaves))))(params, *inputs)
 
 
-class FlaxWing:
-    """This framework's side of a call of `generate`; see core/search/session.py."""
+class FlaxBackend(CompilingBackend):
+    """This framework's side of a call of `generate`; see core/generation/call.py."""
 
     xp = ARRAYS
     host_option = "trace"
@@ -138,7 +138,7 @@ class FlaxWing:
     def is_tracing(self) -> bool:
         return any(map(self.is_symbolic, jax.tree.leaves((self.params, self.prng_key))))
 
-    def concrete(self, x: Any) -> Any:
+    def concrete(self, name: str, x: Any) -> Any:
         return x if self.is_symbolic(x) else np.asarray(x)
 
     def compiled(self, settings: Settings) -> Callable[[Inputs, Numbers], Found]:
@@ -218,7 +218,7 @@ class GenerationMixin:
         chosen = self.params if params is None else params
         if kwargs.get("inputs_embeds") is not None:
             raise InputError("`inputs_embeds` must be None, got an array: Flax models take `input_ids` only.")
-        request = Request(
+        request = GenerateArguments(
             inputs=input_ids,
             generation_config=generation_config,
             processors=_processors(logits_processor),
@@ -229,8 +229,8 @@ class GenerationMixin:
             on_host=not trace,
             options=kwargs,
         )
-        output: ModelOutput = Session(
-            FlaxWing(self, chosen, prng_key), self.config, self.generation_config, request
+        output: ModelOutput = GenerateCall(
+            FlaxBackend(self, chosen, prng_key), self.config, self.generation_config, request
         ).run()
         return output
 

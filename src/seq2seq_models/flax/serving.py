@@ -14,9 +14,9 @@ from jax import Array
 from jax import export as stable_hlo
 from safetensors.flax import save_file
 
-from ..core.search import served
-from ..core.search.preparation import facts
-from ..core.search.programs import Program
+from ..core.generation import served
+from ..core.generation.preparation import facts
+from ..core.generation.programs import Program
 from .generation import ARRAYS, ModuleSteps
 from .weights import flatten, nest
 
@@ -44,15 +44,15 @@ class Served:
         self._program = Program("decode", (type(model.module), facts(model.config)), module=model.module)
 
     def encode(self, params: Parameters, input_ids: Array, attention_mask: Array) -> dict[str, Array]:
-        """As core/search/served.py has it."""
+        """As core/generation/served.py has it."""
         return served.encode(ARRAYS, self._steps(params), input_ids, attention_mask)
 
     def decode_step(self, params: Parameters, *inputs: Array) -> dict[str, Array]:
-        """As core/search/served.py has it."""
+        """As core/generation/served.py has it."""
         return served.decode_step(ARRAYS, self._steps(params), *inputs)
 
     def generate(self, params: Parameters, input_ids: Array, attention_mask: Array) -> dict[str, Array]:
-        """As core/search/served.py has it."""
+        """As core/generation/served.py has it."""
         return served.generate(ARRAYS, self._steps(params), self.settled, self.config, input_ids, attention_mask)
 
     def _steps(self, params: Parameters) -> ModuleSteps:

@@ -6,18 +6,16 @@ sampling. Letters in shapes: R rows, c drafted tokens, V vocabulary.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
-from ..core.decoding import Plan
-from ..core.outputs import BaseModelOutputWithPastAndCrossAttentions
+from ..core.generation.task import Found, Task
 from ..core.strategies import AssistantOptions
 
 if TYPE_CHECKING:
-    from .steps import DecoderSteps, Scorer, Stop
+    from .decoder import Details
 
 
 def accept(
@@ -52,41 +50,33 @@ class Draft:
     """The assistant's side: what it would write next.
 
     Args:
-        steps: runs the assistant's decoder.
-        scorer: applies the rules, the same as for the model.
+        task: the assistant's decoder, and the rules, the same as for the model.
         options: how many tokens, and when to end a draft early.
-        end: ids that end a sequence.
+        positions: of the assistant, which may have fewer than the model.
         generator: the random stream for sampling; greedy search if None.
     """
 
     def __init__(
-        self,
-        steps: DecoderSteps,
-        scorer: Scorer,
-        options: AssistantOptions,
-        end: tuple[int, ...],
-        generator: torch.Generator | None,
+        self, task: Task, options: AssistantOptions, positions: int, generator: torch.Generator | None
     ) -> None:
-        self.steps, self.scorer, self.options, self.generator = steps, scorer, options, generator
-        self.end = frozenset(end)
+        self.task, self.options, self.positions, self.generator = task, options, positions, generator
         self.tokens = options.tokens
-        self.positions = steps.model.config.max_position_embeddings
 
     def __call__(self, sequences: Tensor, length: int) -> list[Tensor]:
         """Writes a draft into sequences [1, L] from `length` on; the probabilities [1, V] of each of its tokens."""
         probabilities: list[Tensor] = []
-        # One place is left for the model's own token; the assistant may have fewer positions than the model.
+        # One place is left for the model's own token.
         most = min(self.tokens, sequences.shape[1] - length - 1, self.positions - length + 1)
         for place in range(length, length + most):
-            so_far = sequences[:, :place]
-            chances = self.scorer.score(so_far, self.steps(so_far)).softmax(-1)
+            logits, _, _ = self.task.decoder.next_logits(sequences, place, None)
+            chances = self.task.score(sequences, place, logits).softmax(-1)
             probabilities.append(chances)
             if self.generator is None:
                 token = chances.argmax(-1)
             else:
                 token = torch.multinomial(chances, 1, generator=self.generator)[:, 0]
             sequences[:, place] = token
-            if int(token) in self.end or float(chances[0, token]) < self.options.threshold:
+            if int(token) in self.task.settings.end or float(chances[0, token]) < self.options.threshold:
                 break
         return probabilities
 
@@ -94,76 +84,69 @@ class Draft:
         """After the model kept some of the drafted tokens: how many to draft next, and from which length."""
         if self.options.schedule != "constant":
             self.tokens = self.tokens + 2 if kept == drafted else max(1, self.tokens - 1)
-        self.steps.crop(length - 1)
+        decoder: Any = self.task.decoder
+        decoder.crop(length - 1)
 
 
-class AssistedDecoding:
-    """Writes one sequence with drafts: greedy search, or sampling if the plan samples.
+def assisted_search(task: Task, draft: Draft) -> Found:
+    """One sequence that a draft goes ahead of: greedy search, or sampling if the task samples."""
+    decoder: Any = task.decoder
+    numbers, host, sequences = task.numbers, task.host, task.ids
+    length, is_over = numbers.prompt_length, False
+    while not is_over:
+        drafts = draft(sequences, length)
+        logits, details, queries = decoder.tail(sequences[:, : length + len(drafts)], len(drafts) + 1)
+        raw = logits.clone()
+        scores = [task.score(sequences, length + i, logits[:, i]) for i in range(len(drafts) + 1)]
+        kept = _settle(sequences, length, scores, drafts, draft.generator)
+        for i in range(kept + 1):
+            length += 1
+            host.on_logits(raw[:, i])
+            own = _at(details, i, length - i - 1, queries - len(drafts) + i, decoder.cache is None)
+            host.on_scores(scores[i], own, length - 1)
+            stopped = host.should_stop(sequences, length, scores[i])
+            is_over = bool(task.is_end(sequences[:, length - 1])) or length >= numbers.max_length
+            is_over = is_over or (stopped is not None and bool(stopped.all()))
+            host.on_tokens({"ids": sequences, "length": length})
+            if is_over:
+                break
+        decoder.crop(length - 1)
+        draft.learn(len(drafts), kept, length)
+    return Found(sequences, length)
+
+
+def _settle(
+    sequences: Tensor, length: int, scores: list[Tensor], drafts: list[Tensor], generator: torch.Generator | None
+) -> int:
+    """How many drafted tokens stay; the token after them is written in their row."""
+    candidates = sequences[:, length : length + len(drafts)]
+    stacked = torch.stack(scores, 1)
+    if generator is None:
+        tokens = stacked.argmax(-1)
+        kept = int((tokens[:, :-1] == candidates).long().cumprod(1).sum())
+        sequences[:, length + kept] = tokens[:, kept]
+        return kept
+    drafted = torch.stack(drafts, 1) if drafts else stacked[:, :0]
+    many, token = accept(stacked.softmax(-1), drafted, candidates, generator)
+    kept = int(many)
+    sequences[:, length + kept] = token
+    return kept
+
+
+def _at(details: Details, index: int, length: int, last: int, is_whole: bool) -> Details:
+    """The details as if the tokens that give the new token at `index` had been read alone.
 
     Args:
-        steps: runs the model's decoder.
-        scorer: applies the rules.
-        stop: says when the sequence is over.
-        draft: the assistant.
-        plan: the lengths.
+        details: of all tokens that were read.
+        index: of the new token among those of this round.
+        length: of the sequence before this round.
+        last: of the tokens that were read, how many that new token follows from.
+        is_whole: whether every step reads all tokens, as without a cache.
     """
-
-    def __init__(self, steps: DecoderSteps, scorer: Scorer, stop: Stop, draft: Draft, plan: Plan) -> None:
-        self.steps, self.scorer, self.stop, self.draft, self.plan = steps, scorer, stop, draft, plan
-
-    def __call__(self, ids: Tensor, show: Callable[[Tensor], Any] | None = None) -> Tensor:
-        """The sequence, int64 [1, length], that goes on from ids [1, length]; every new token goes to `show` first."""
-        length = ids.shape[1]
-        sequences = ids.new_full((1, self.plan.max_length), self.plan.pad)
-        sequences[:, :length] = ids
-        is_over = False
-        while not is_over:
-            drafts = self.draft(sequences, length)
-            outputs = self.steps.run(sequences[:, : length + len(drafts)])
-            logits = self.steps.logits(outputs.last_hidden_state[:, -len(drafts) - 1 :])
-            raw = logits.clone() if self.scorer.keeps_logits else logits
-            places = range(len(drafts) + 1)
-            scores = [self.scorer.score(sequences[:, : length + i], logits[:, i]) for i in places]
-            kept = self._settle(sequences, length, scores, drafts)
-            over = [self.stop(sequences[:, : length + i + 1], scores[i]) for i in range(kept + 1)]
-            flags = torch.cat(over).tolist()
-            new = flags.index(True) + 1 if True in flags else kept + 1
-            for i in range(new):
-                self.scorer.record(raw[:, i], scores[i])
-                self.steps.record(self._at(outputs, i, length, len(drafts)))
-                if show is not None:
-                    show(sequences[:, length + i])
-            length += new
-            self.steps.crop(length - 1)
-            self.draft.learn(len(drafts), kept, length)
-            is_over = True in flags
-        return sequences[:, :length]
-
-    def _settle(self, sequences: Tensor, length: int, scores: list[Tensor], drafts: list[Tensor]) -> int:
-        """How many drafted tokens stay; the token after them is written in their row."""
-        candidates = sequences[:, length : length + len(drafts)]
-        stacked = torch.stack(scores, 1)
-        if self.draft.generator is None:
-            tokens = stacked.argmax(-1)
-            kept = int((tokens[:, :-1] == candidates).long().cumprod(1).sum())
-            sequences[:, length + kept] = tokens[:, kept]
-            return kept
-        drafted = torch.stack(drafts, 1) if drafts else stacked[:, :0]
-        many, token = accept(stacked.softmax(-1), drafted, candidates, self.draft.generator)
-        kept = int(many)
-        sequences[:, length + kept] = token
-        return kept
-
-    def _at(self, outputs: Any, index: int, length: int, drafted: int) -> Any:
-        """The decoder's outputs as if the tokens that give the new token at `index` had been read alone."""
-        if not self.steps.keeps_outputs:
-            return outputs
-        queries = outputs.last_hidden_state.shape[1]
-        last = queries - drafted + index
-        first = 0 if index == 0 or self.steps.cache is None else last - 1
-        hidden, own, cross = outputs.hidden_states, outputs.attentions, outputs.cross_attentions
-        return BaseModelOutputWithPastAndCrossAttentions(
-            hidden_states=None if hidden is None else tuple(one[:, first:last] for one in hidden),
-            attentions=None if own is None else tuple(one[:, :, first:last, : length + index] for one in own),
-            cross_attentions=None if cross is None else tuple(one[:, :, first:last] for one in cross),
-        )
+    own, cross, hidden = details
+    first = 0 if index == 0 or is_whole else last - 1
+    return (
+        None if own is None else tuple(one[:, :, first:last, : length + index] for one in own),
+        None if cross is None else tuple(one[:, :, first:last] for one in cross),
+        None if hidden is None else tuple(one[:, first:last] for one in hidden),
+    )

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
+from typing import Any
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -9,6 +12,16 @@ from torch import Tensor, nn
 from ..errors import InputError
 from .cache import Cache
 from .linear import Linear
+
+Products = Mapping[nn.Module, Callable[[Tensor], Any]]
+"""Faster functions in the place of layers that nobody has changed, for one call of `generate`; see packing.py."""
+
+
+def apply(layer: nn.Module, values: Tensor, products: Products | None) -> Tensor:
+    """layer(values), by the layer's product if there is one."""
+    product = None if products is None else products.get(layer)
+    out: Tensor = layer(values) if product is None else product(values)
+    return out
 
 
 def padding_mask(mask: Tensor | None, dtype: torch.dtype) -> Tensor | None:
@@ -87,6 +100,7 @@ class Attention(nn.Module):
         need_weights: bool = False,
         is_causal: bool = False,
         is_cross: bool = False,
+        products: Products | None = None,
     ) -> tuple[Tensor, Tensor | None]:
         """Attended values [B, T, D] and, if `need_weights`, the weights after the softmax [B, H, T, keys].
 
@@ -98,13 +112,14 @@ class Attention(nn.Module):
             head_mask: [H], multiplied onto the weights.
             is_causal: no mask is given and each query sees the keys up to its own place.
             is_cross: attend to the encoder. Its keys may have fewer rows than `hidden`: B rows of beams share them.
+            products: of this module's layers; of the module itself, for queries, keys and values together.
         """
         rows, length, dim = hidden.shape
         if is_cross:
-            query = self._split(self.q_proj(hidden))
+            query = self._split(apply(self.q_proj, hidden, products))
             key, value = self._keys_and_values(memory, cache)
         else:
-            query, key, value = map(self._split, self.project(hidden))
+            query, key, value = map(self._split, self.project(hidden, products))
             if cache is not None:
                 assert self.layer is not None
                 key, value = cache.update(key, value, self.layer)
@@ -119,11 +134,15 @@ class Attention(nn.Module):
             attended = self._per_beam(attended, beams)
             weights = None if weights is None else self._per_beam(weights, beams)
         attended = attended.transpose(1, 2).reshape(rows, length, dim)
-        return self.out_proj(attended), weights if need_weights else None
+        return apply(self.out_proj, attended, products), weights if need_weights else None
 
-    def project(self, hidden: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    def project(self, hidden: Tensor, products: Products | None = None) -> tuple[Tensor, ...]:
         """Queries, keys and values of the module's own input, each [B, T, D]."""
-        return self.q_proj(hidden), self.k_proj(hidden), self.v_proj(hidden)
+        together = None if products is None else products.get(self)
+        if together is not None:
+            out: tuple[Tensor, ...] = together(hidden)
+            return out
+        return tuple(apply(layer, hidden, products) for layer in (self.q_proj, self.k_proj, self.v_proj))
 
     def _split(self, projected: Tensor) -> Tensor:
         return projected.view(*projected.shape[:2], self.num_heads, self.head_dim).transpose(1, 2)  # [B, H, T, K]

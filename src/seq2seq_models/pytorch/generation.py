@@ -1,7 +1,4 @@
-"""Generation in PyTorch: every strategy over a cache that is written in place.
-
-Greedy search, sampling and the inputs and outputs of all strategies are here; the other strategies have rooms of their
-own (beams, diverse_beams, contrastive, assisted), and so have the pieces they are all made of (steps).
+"""Generation in PyTorch: the searches of core/generation in a loop that runs from Python.
 
 Letters in shapes: B inputs, n beams, R = B * n (or B * num_return_sequences) rows, V vocabulary.
 """
@@ -9,37 +6,48 @@ Letters in shapes: B inputs, n beams, R = B * n (or B * num_return_sequences) ro
 from __future__ import annotations
 
 import copy
+import inspect
+import logging
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, cast
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
-from ..core.decoding import CAUSAL_INPUTS, ENCODER_DECODER_INPUTS, Plan, plan, resolve
+from ..core.decoding import CAUSAL_INPUTS, ENCODER_DECODER_INPUTS, resolve
+from ..core.generation.call import HEAD_MASKS, GenerateArguments, GenerateCall
+from ..core.generation.callbacks import Criterion, LoopCallbacks, StepCallbacks
+from ..core.generation.preparation import prepare
+from ..core.generation.run import LOOPS
+from ..core.generation.task import Found, Settings, Task
 from ..core.generation_config import GenerationConfig
-from ..core.outputs import (
-    BaseModelOutput,
-    GenerateBeamDecoderOnlyOutput,
-    GenerateBeamEncoderDecoderOutput,
-    GenerateDecoderOnlyOutput,
-    GenerateEncoderDecoderOutput,
-    ModelOutput,
-)
+from ..core.outputs import BaseModelOutput, ModelOutput
 from ..core.settings.generation_options import OUTPUT_OPTIONS, GenerationMode
-from ..core.strategies import ask, assistant_options, check_assistant
-from ..errors import GenerationError
-from .assisted import AssistedDecoding, Draft
+from ..core.strategies import assistant_options
+from .arrays import EagerArrays
+from .assisted import Draft, assisted_search
 from .attention import padding_mask
-from .beams import BeamSearch, generators
 from .cache import Cache
-from .contrastive import ContrastiveSearch
-from .diverse_beams import DiverseBeamSearch
-from .packing import packed
-from .prompts import causal_prompt, check_draftable, decoder_prompt, mask_of_padding, memory_of
-from .steps import Criterion, DecoderSteps, Draw, Processor, Records, Scorer, Source, Stop, at_strings
+from .changes import changed_part
+from .decoder import EagerDecoder, ModelDecoder, Source, repeated
+from .layers import check_ids
+from .transformer import Encoder
 
 if TYPE_CHECKING:
     from ..core.streamers import BaseStreamer
+
+logger = logging.getLogger("seq2seq_models")
+
+Processor = Callable[[Tensor, Tensor], Tensor]
+"""A user's rule: ids so far, int64 [R, length], and scores, float32 [R, V], to new scores."""
+
+NOT_GIVEN = frozenset(
+    "self kwargs use_cache output_attentions output_hidden_states return_dict past_key_values cache_position "
+    "decoder_inputs_embeds inputs_embeds".split()
+)
+"""Arguments of `forward` that `generate` gives itself, or has options for."""
 
 LOOK_EVERY = {"cpu": 1}
 """Steps between two looks at whether every row is over, by device; 8 elsewhere."""
@@ -104,275 +112,46 @@ class GenerationMixin:
             GenerationError: for an option that is unknown, out of range, contradictory or not supported.
             InputError: for a missing or unusable input.
         """
-        is_seq2seq = bool(self.config.is_encoder_decoder)
-        tokenizer = kwargs.pop("tokenizer", None)
-        config, given, mode = ask(
-            self.generation_config,
-            _as_ours(generation_config),
-            kwargs,
-            is_encoder_decoder=is_seq2seq,
+        request = GenerateArguments(
             inputs=inputs,
-            assistant=assistant_model,
-            streamer=streamer,
-            tokenizer=tokenizer,
-        )
-        if assistant_model is not None:
-            check_assistant(self.config, assistant_model)
-            check_draftable(given, assistant_model)
-        ids, decoder_mask = decoder_prompt(config, given) if is_seq2seq else causal_prompt(config, given, self.device)
-        self._check_hook(ids, decoder_mask)
-        max_length_given = kwargs.get("max_length") is not None
-        resolved = plan(
-            config,
-            self.config,
-            ids.shape[1],
-            max_length_given=max_length_given,
+            generation_config=_as_ours(generation_config),
+            processors=[_without_length(one) for one in logits_processor or ()],
+            criteria=stopping_criteria,
             prefix_allowed_tokens_fn=prefix_allowed_tokens_fn,
-            source=given.get("input_ids"),
+            streamer=streamer,
+            tokenizer=kwargs.pop("tokenizer", None),
+            assistant=assistant_model,
+            options=kwargs,
         )
-        source = self._source(config, given) if is_seq2seq else memory_of(given)
-        copies = max(config.num_beams, config.num_return_sequences)
-        records = Records()
-        head_masks = {
-            "head_mask": given.get("decoder_head_mask" if is_seq2seq else "head_mask"),
-            "cross_attn_head_mask": given.get("cross_attn_head_mask"),
-        }
-        if copies > 1:
-            ids = ids.repeat_interleave(copies, 0)
-            decoder_mask = None if decoder_mask is None else decoder_mask.repeat_interleave(copies, 0)
-        steps = DecoderSteps(self, config, source, _room(resolved, mode), decoder_mask, head_masks, records)
-        scorer = Scorer(resolved, list(logits_processor or ()), records)
-        criteria = list(stopping_criteria or ())
-        if config.stop_strings is not None:
-            criteria.append(at_strings(config.stop_strings, tokenizer))
-        stop = Stop(resolved, criteria, ids.device)
-        draft = None if assistant_model is None else self._draft(assistant_model, resolved, given, scorer.processors)
-        with packed(steps.decoder):
-            return self._run(mode, ids, steps, scorer, stop, source, streamer, draft)
-
-    def _run(
-        self,
-        mode: GenerationMode,
-        ids: Tensor,
-        steps: DecoderSteps,
-        scorer: Scorer,
-        stop: Stop,
-        source: Source,
-        streamer: BaseStreamer | None,
-        draft: Draft | None,
-    ) -> Tensor | ModelOutput:
-        """The strategy's loop, and what it returns."""
-        resolved, records, config = scorer.plan, scorer.records, scorer.plan.config
-        if mode is GenerationMode.GROUP_BEAM_SEARCH:
-            return self._diverse_beam_search(ids, resolved, steps, scorer, stop, records, source)
-        if config.num_beams > 1:
-            return self._beam_search(ids, resolved, steps, scorer, stop, records, source, streamer)
-        if draft is not None:
-            sequences = self._decode_assisted(ids, resolved, steps, scorer, stop, draft, streamer)
-        else:
-            search = ContrastiveSearch(steps, resolved) if mode is GenerationMode.CONTRASTIVE_SEARCH else None
-            sequences = self._choose_one_by_one(ids, resolved, steps, scorer, stop, streamer, search)
-        if not config.return_dict_in_generate:
-            return sequences
-        return self._output(False, sequences, steps, records, source)
-
-    # ---- inputs
+        call = GenerateCall(PyTorchBackend(self, _device(inputs, kwargs)), self.config, self.generation_config, request)
+        output: ModelOutput = call.run()
+        return output if call.config.return_dict_in_generate else cast(Any, output).sequences
 
     def _source(self, config: GenerationConfig, given: dict[str, Any]) -> Source:
         """The encoder's output, run once here and nowhere else, and the mask over it."""
         ids, embeds, outputs = given.get("input_ids"), given.get("inputs_embeds"), given.get("encoder_outputs")
         mask = given.get("attention_mask")
-        if mask is None and ids is not None and outputs is None:
-            mask = mask_of_padding(ids, config)
         if outputs is None:
-            outputs = self.get_encoder()(  # type: ignore[attr-defined]
-                input_ids=ids,
-                attention_mask=mask,
-                inputs_embeds=embeds,
-                head_mask=given.get("head_mask"),
-                output_attentions=bool(config.output_attentions),
-                output_hidden_states=bool(config.output_hidden_states),
-                return_dict=True,
-            )
+            encoder = self.get_encoder()  # type: ignore[attr-defined]
+            options = {
+                "input_ids": ids,
+                "attention_mask": mask,
+                "inputs_embeds": embeds,
+                "head_mask": given.get("head_mask"),
+                "output_attentions": bool(config.output_attentions),
+                "output_hidden_states": bool(config.output_hidden_states),
+                "return_dict": True,
+            }
+            if type(encoder) is not Encoder:  # one of the user's own gets what it takes, further arguments included
+                options |= {name: value for name, value in given.items() if name not in ENCODER_DECODER_INPUTS}
+                takes = inspect.signature(encoder.forward).parameters
+                if not any(one.kind is one.VAR_KEYWORD for one in takes.values()):
+                    options = {name: value for name, value in options.items() if name in takes}
+            outputs = encoder(**options)
         elif isinstance(outputs, tuple | list):
             outputs = BaseModelOutput(*outputs[:3])
         states: Tensor = cast(Any, outputs).last_hidden_state
         return Source(states, padding_mask(mask, states.dtype), outputs)
-
-    # ---- loops
-
-    def _choose_one_by_one(
-        self,
-        ids: Tensor,
-        plan: Plan,
-        steps: DecoderSteps,
-        scorer: Scorer,
-        stop: Stop,
-        streamer: BaseStreamer | None,
-        search: ContrastiveSearch | None,
-    ) -> Tensor:
-        """Greedy search, sampling or a contrastive search: one token per row and step until every row is over."""
-        rows, length = ids.shape
-        sequences = ids.new_full((rows, plan.max_length), plan.pad)
-        sequences[:, :length] = ids
-        is_open = torch.ones(rows, dtype=torch.bool, device=ids.device)
-        draw = Draw(rows, plan.max_length - length, ids.device) if plan.config.do_sample else None
-        # A look at whether a row is still open waits for the device: every few steps is enough there. Steps past the
-        # end only write padding, which is cut off.
-        is_watched = streamer is not None or search is not None or plan.config.return_dict_in_generate or stop.criteria
-        every = 1 if is_watched else LOOK_EVERY.get(ids.device.type, 8)
-        prompt, still_open = length, torch.zeros((), dtype=torch.int64, device=ids.device)
-        if streamer is not None:
-            streamer.put(ids.cpu())
-        while True:
-            so_far = sequences[:, :length]
-            scores = scorer(so_far, (search or steps)(so_far), normalize=False)
-            if search is not None:
-                tokens = search.choose(so_far, scores)
-            elif draw is not None:
-                tokens = draw(scores)
-            else:
-                tokens = scores.argmax(-1)
-            if plan.end:
-                tokens = torch.where(is_open, tokens, plan.pad)
-            sequences[:, length] = tokens
-            length += 1
-            if streamer is not None:
-                streamer.put(tokens.cpu())
-            is_open &= ~stop(sequences[:, :length], scores)
-            still_open += is_open.any()
-            if ((length - prompt) % every == 0 or length == plan.max_length) and not bool(is_open.any()):
-                break
-        if every > 1:
-            length = prompt + int(still_open) + 1
-        if search is not None:
-            search.finish(length)
-        if streamer is not None:
-            streamer.end()
-        return sequences[:, :length]
-
-    def _decode_assisted(
-        self,
-        ids: Tensor,
-        plan: Plan,
-        steps: DecoderSteps,
-        scorer: Scorer,
-        stop: Stop,
-        draft: Draft,
-        streamer: BaseStreamer | None,
-    ) -> Tensor:
-        """Greedy search or sampling of one sequence that an assistant drafts."""
-        decode = AssistedDecoding(steps, scorer, stop, draft, plan)
-        if streamer is None:
-            sequences = decode(ids)
-        else:
-            show = streamer
-            show.put(ids.cpu())
-            sequences = decode(ids, lambda token: show.put(token.cpu()))
-            show.end()
-        if draft.options.is_own and draft.options.schedule == "heuristic":
-            draft.steps.model.generation_config.num_assistant_tokens = draft.tokens
-        return sequences
-
-    def _draft(self, assistant: Any, plan: Plan, given: dict[str, Any], processors: Sequence[Processor]) -> Draft:
-        """The assistant, which has read the source once."""
-        config = copy.deepcopy(plan.config)
-        for name in OUTPUT_OPTIONS:
-            setattr(config, name, False)
-        inputs = {name: value for name, value in given.items() if not name.endswith("head_mask")}
-        inputs.pop("encoder_outputs", None)
-        is_seq2seq = bool(self.config.is_encoder_decoder)
-        source = assistant._source(config, inputs) if is_seq2seq else memory_of(inputs)
-        _, mask = decoder_prompt(config, inputs) if is_seq2seq else causal_prompt(config, inputs, assistant.device)
-        steps = DecoderSteps(assistant, config, source, plan.max_length, mask, {}, Records())
-        random = generators(1, assistant.device)[0] if config.do_sample else None
-        options = assistant_options(plan.config, assistant.generation_config)
-        return Draft(steps, Scorer(plan, processors, Records()), options, plan.end, random)
-
-    def _beam_search(
-        self,
-        ids: Tensor,
-        plan: Plan,
-        steps: DecoderSteps,
-        scorer: Scorer,
-        stop: Stop,
-        records: Records,
-        source: Source,
-        streamer: BaseStreamer | None,
-    ) -> Tensor | ModelOutput:
-        """Beam search, or beam sampling if the plan samples."""
-        search = BeamSearch(ids, plan)
-        shown = ids.shape[1]
-        if streamer is not None:
-            streamer.put(ids[:: search.beams].cpu())
-        while not search.is_over:
-            so_far = search.ids()
-            scores = scorer(so_far, steps(so_far), normalize=True)
-            settled = search.settled()
-            search.step(scores, stop)
-            if streamer is not None and (agreed := search.agreed()) > shown:
-                streamer.put(search.running[0, 0, shown:agreed].cpu())
-                shown = agreed
-            if not search.is_over:
-                steps.reorder(search.rows(), settled)
-        finished = search.finish()
-        if streamer is not None:
-            if finished[0].shape[1] > shown:
-                streamer.put(finished[0][0, shown:].cpu())
-            streamer.end()
-        return self._beam_output(finished, plan, steps, records, source)
-
-    def _diverse_beam_search(
-        self,
-        ids: Tensor,
-        plan: Plan,
-        steps: DecoderSteps,
-        scorer: Scorer,
-        stop: Stop,
-        records: Records,
-        source: Source,
-    ) -> Tensor | ModelOutput:
-        """Beam search in groups that keep from saying the same."""
-        search = DiverseBeamSearch(ids, plan)
-        while not search.is_over:
-            search.step(steps(search.ids()), scorer, stop)
-            if not search.is_over:
-                steps.reorder(search.rows())
-        return self._beam_output(search.finish(), plan, steps, records, source)
-
-    def _beam_output(
-        self, finished: tuple[Tensor, Tensor, Tensor], plan: Plan, steps: DecoderSteps, records: Records, source: Source
-    ) -> Tensor | ModelOutput:
-        """What `generate` returns for the sequences that a beam search has finished."""
-        sequences, scores, indices = finished
-        if not plan.config.return_dict_in_generate:
-            return sequences
-        output = self._output(True, sequences, steps, records, source)
-        output["beam_indices"] = indices
-        output["sequences_scores"] = scores if plan.config.output_scores else None
-        return output
-
-    def _output(
-        self, is_beam: bool, sequences: Tensor, steps: DecoderSteps, records: Records, source: Source
-    ) -> ModelOutput:
-        """The output object, with what was asked to be collected."""
-        config = steps.config
-        is_seq2seq = source.outputs is not None
-        values: dict[str, Any] = {
-            "sequences": sequences,
-            "scores": tuple(records.scores) if config.output_scores else None,
-            "logits": tuple(records.logits) if config.output_logits else None,
-            "past_key_values": steps.cache,
-        }
-        prefix = "decoder_" if is_seq2seq else ""
-        values[prefix + "attentions"] = tuple(records.attentions) if config.output_attentions else None
-        values[prefix + "hidden_states"] = tuple(records.hidden_states) if config.output_hidden_states else None
-        if source.outputs is not None:
-            values["cross_attentions"] = tuple(records.cross_attentions) if config.output_attentions else None
-            values["encoder_attentions"] = source.outputs.attentions
-            values["encoder_hidden_states"] = source.outputs.hidden_states
-            return (GenerateBeamEncoderDecoderOutput if is_beam else GenerateEncoderDecoderOutput)(**values)
-        return (GenerateBeamDecoderOnlyOutput if is_beam else GenerateDecoderOnlyOutput)(**values)
 
     # ---- around
 
@@ -424,7 +203,7 @@ class GenerationMixin:
         cache_position: Tensor | None = None,
         **kwargs: Any,
     ) -> dict[str, Any]:
-        """Arguments of `forward` for one more step of a loop of your own; `generate` does not need it.
+        """Arguments of `forward` for one more step; `generate` asks it where a model was changed, and so may your loop.
 
         Args:
             input_ids: int64, all decoder tokens so far [B, T].
@@ -434,7 +213,12 @@ class GenerationMixin:
             cache_position: int64, positions of the tokens to pass on.
             **kwargs: passed on as they are.
         """
-        past = 0 if past_key_values is None else past_key_values.get_seq_length()
+        past = 0
+        if cache_position is not None:
+            past = int(cache_position[0])
+        elif past_key_values is not None:
+            is_legacy = isinstance(past_key_values, tuple | list)
+            past = past_key_values[0][0].shape[2] if is_legacy else past_key_values.get_seq_length()
         key = "decoder_input_ids" if self.config.is_encoder_decoder else "input_ids"
         if inputs_embeds is not None and past == 0:
             first: dict[str, Any] = {"inputs_embeds": inputs_embeds}
@@ -442,21 +226,6 @@ class GenerationMixin:
             first = {key: input_ids[:, past:]}
         given = {"past_key_values": past_key_values, "attention_mask": attention_mask, "cache_position": cache_position}
         return {**first, **{name: value for name, value in given.items() if value is not None}, **kwargs}
-
-    def _check_hook(self, ids: Tensor, mask: Tensor | None) -> None:
-        """Raise if another library, or a subclass, has changed what the first step is given: `generate` would not."""
-        hook = self.prepare_inputs_for_generation
-        if getattr(hook, "__func__", None) is GenerationMixin.prepare_inputs_for_generation:
-            return
-        expected = GenerationMixin.prepare_inputs_for_generation(self, ids, attention_mask=mask)
-        found = hook(ids, attention_mask=mask)
-        changed = [name for name in sorted({**expected, **found}) if not _is_same(expected.get(name), found.get(name))]
-        if changed:
-            raise GenerationError(
-                "`prepare_inputs_for_generation` must leave the inputs as they are, got others for "
-                f"{', '.join(changed)}. `generate` does not go through it. Of the methods of peft, adapters work, and "
-                "prompts of an encoder."
-            )
 
     def _prepare_encoder_decoder_kwargs_for_generation(
         self,
@@ -471,12 +240,6 @@ class GenerationMixin:
         return {**model_kwargs, "encoder_outputs": source.outputs}
 
 
-def _is_same(one: Any, other: Any) -> bool:
-    if isinstance(one, Tensor) and isinstance(other, Tensor):
-        return one.shape == other.shape and torch.equal(one, other)
-    return one is other
-
-
 def _as_ours(config: Any) -> Any:
     """A generation configuration of this library; one of transformers, as its Trainer sets, gives what it has set."""
     if isinstance(config, GenerationConfig) or not hasattr(config, "to_diff_dict"):
@@ -484,6 +247,166 @@ def _as_ours(config: Any) -> Any:
     return GenerationConfig.from_dict(config.to_diff_dict())
 
 
-def _room(plan: Plan, mode: GenerationMode) -> int:
-    """Length that the cache must have room for: contrastive search reads its candidates beyond the sequence."""
-    return plan.max_length + ((plan.config.top_k or 0) if mode is GenerationMode.CONTRASTIVE_SEARCH else 0)
+class PyTorchBackend:
+    """This framework's side of a call of `generate`; see core/generation/call.py."""
+
+    compiles = False
+    host_option = ""
+    keeps_width = False
+
+    def __init__(self, model: Any, device: torch.device | None = None) -> None:
+        self.model, self.device = model, device or model.device
+        self.xp = self.inputs = EagerArrays(self.device)
+
+    @property
+    def more_inputs(self) -> frozenset[str]:
+        names: set[str] = set()
+        for name in ("forward", "prepare_inputs_for_generation"):
+            names |= set(inspect.signature(getattr(self.model, name)).parameters)
+        return frozenset(names - NOT_GIVEN)
+
+    def compiled(self, settings: Settings) -> Any:
+        raise NotImplementedError("PyTorch's loop runs from Python")
+
+    traced = compiled
+
+    def encoded(self, given: dict[str, Any], details: tuple[bool, bool]) -> Any:
+        raise NotImplementedError("PyTorch's loop runs from Python")
+
+    def is_symbolic(self, x: Any) -> bool:
+        return False
+
+    def is_tracing(self) -> bool:
+        return False
+
+    def concrete(self, name: str, x: Any) -> Any:
+        if name in ("input_ids", "decoder_input_ids"):
+            check_ids(name, x, dimensions=2)
+        return x
+
+    def seed(self) -> int:
+        return int(torch.randint(2**62, ()))
+
+    def loop(self, call: GenerateCall, callbacks: LoopCallbacks) -> tuple[Found, dict[str, Any]]:
+        """The loop over a cache that is written in place."""
+        config, given, model = call.config, call.given, self.model
+        ids = given.get("input_ids")
+        if call.is_seq2seq and given.get("encoder_outputs") is None and given.get("attention_mask") is None:
+            given["attention_mask"] = None if ids is None else call.mask_of_padding(ids)
+        source = model._source(config, given) if call.is_seq2seq else _memory_of(given)
+        every = 1 if callbacks.looks_at_steps else LOOK_EVERY.get(self.device.type, 8)
+        self.xp = EagerArrays(self.device, every, reuses=not call.request.processors)
+        task = self._task(model, call, source, callbacks)
+        found = LOOPS[call.mode](task) if call.request.assistant is None else self._assisted(call, task)
+        decoder: Any = task.decoder
+        if isinstance(decoder, EagerDecoder):
+            decoder.crop(int(found.length) - 1)
+        return found, {"past_key_values": decoder.cache, "encoder_outputs": source.outputs}
+
+    def _task(self, model: Any, call: GenerateCall, source: Source, callbacks: StepCallbacks) -> Task:
+        """What a search is given to run this model, or its assistant, for the call."""
+        plan = call.plan
+        settings, numbers = prepare(plan, call.mode, 0, tuple(call.request.processors or ()), 0, is_bucketed=False)
+        if settings.do_sample:
+            numbers = replace(numbers, seed=self.seed())
+        copies = max(settings.beams, settings.returned)
+        ids = call.prompt.new_full((len(call.prompt), settings.width), plan.pad)
+        ids[:, : plan.prompt_length] = call.prompt
+        mask = call.prompt_mask
+        ids, mask = self.xp.repeat(ids, copies), None if mask is None else self.xp.repeat(mask, copies)
+        is_own = model is self.model
+        details = call.details if is_own else (False, False)
+        reason = changed_part(model)
+        logger.info(
+            "generate: %s decodes %s",
+            type(model).__name__,
+            "by the fast path" if reason is None else f"through its own `forward`: {reason}",
+        )
+        decoder: Any
+        if reason is None:
+            decoder = EagerDecoder(
+                model,
+                source,
+                settings.width - 1 + self._candidates(call, settings),
+                mask,
+                head_masks=self._head_masks(call) if is_own else None,
+                details=details,
+                use_cache=settings.use_cache,
+                low_memory=settings.low_memory,
+                beams=settings.beams,
+            )
+        else:
+            inputs = self._inputs(call, source, copies, mask, is_own)
+            use_cache = settings.use_cache and call.mode is not GenerationMode.CONTRASTIVE_SEARCH
+            decoder = ModelDecoder(model, inputs, details=details, use_cache=use_cache)
+        allowed = None
+        if mask is not None:
+            allowed = F.pad(mask != 0, (0, settings.width - mask.shape[1]), value=True)
+        return Task(self.xp, settings, numbers, decoder, ids, allowed, callbacks)
+
+    def _candidates(self, call: GenerateCall, settings: Settings) -> int:
+        """Tokens that a contrastive search reads beyond the sequence."""
+        if call.mode is not GenerationMode.CONTRASTIVE_SEARCH:
+            return 0
+        return 1 if settings.low_memory else settings.top_k
+
+    def _head_masks(self, call: GenerateCall) -> dict[str, Tensor | None]:
+        prefix = "decoder_" if call.is_seq2seq else ""
+        return {
+            "head_mask": call.given.get(prefix + "head_mask"),
+            "cross_attn_head_mask": call.given.get("cross_attn_head_mask"),
+        }
+
+    def _inputs(
+        self, call: GenerateCall, source: Source, copies: int, mask: Tensor | None, is_own: bool
+    ) -> dict[str, Any]:
+        """What the model's `forward` is given beside the tokens, a row for each sequence."""
+        without = {"input_ids", "inputs_embeds", "decoder_input_ids", "labels", "encoder_outputs", "past_key_values"}
+        without |= {"head_mask"} if call.is_seq2seq else {"attention_mask"}
+        without |= {"decoder_attention_mask"} | (set() if is_own else set(HEAD_MASKS))
+        inputs = {
+            name: self.xp.repeat(value, copies) if isinstance(value, Tensor) and name not in HEAD_MASKS else value
+            for name, value in call.given.items()
+            if name not in without
+        }
+        inputs["decoder_attention_mask" if call.is_seq2seq else "attention_mask"] = mask
+        if call.is_seq2seq:
+            inputs["encoder_outputs"] = source.outputs if copies == 1 else repeated(source.outputs, copies)
+        return {name: value for name, value in inputs.items() if value is not None}
+
+    def _assisted(self, call: GenerateCall, task: Task) -> Found:
+        """Greedy search or sampling of one sequence that an assistant drafts."""
+        assistant, config = call.request.assistant, copy.deepcopy(call.config)
+        for name in OUTPUT_OPTIONS:
+            setattr(config, name, False)
+        inputs = {name: value for name, value in call.given.items() if not name.endswith("head_mask")}
+        inputs.pop("encoder_outputs", None)
+        if call.is_seq2seq and inputs.get("attention_mask") is None:
+            inputs["attention_mask"] = call.mask_of_padding(inputs["input_ids"])
+        source = assistant._source(config, inputs) if call.is_seq2seq else _memory_of(inputs)
+        options = assistant_options(call.config, assistant.generation_config)
+        generator = None
+        if config.do_sample:
+            generator = torch.Generator(assistant.device).manual_seed(self.seed())
+        own = self._task(assistant, call, source, StepCallbacks())
+        draft = Draft(own, options, assistant.config.max_position_embeddings, generator)
+        found = assisted_search(task, draft)
+        if options.is_own and options.schedule == "heuristic":
+            assistant.generation_config.num_assistant_tokens = draft.tokens
+        return found
+
+
+def _device(inputs: Any, options: dict[str, Any]) -> torch.device | None:
+    """Where the inputs of a call are: the weights of a model that is offloaded lie elsewhere."""
+    return next((one.device for one in (inputs, *options.values()) if isinstance(one, Tensor)), None)
+
+
+def _without_length(processor: Processor) -> Callable[[Tensor, Tensor, int], Tensor]:
+    """A user's processor as the searches call it, which tell the length apart from the ids."""
+    return lambda ids, scores, length: processor(ids, scores)
+
+
+def _memory_of(given: dict[str, Any]) -> Source:
+    """What a causal model attends to besides its own tokens, if anything."""
+    states = given.get("encoder_hidden_states")
+    return Source(states, None if states is None else padding_mask(given.get("encoder_attention_mask"), states.dtype))

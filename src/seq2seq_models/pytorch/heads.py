@@ -21,6 +21,7 @@ from ..core.outputs import (
 from ..core.parameters import Head
 from ..errors import ConfigError
 from .cache import Cache, LegacyCache
+from .changes import is_changed, remember
 from .generation import GenerationMixin
 from .layers import TokenEmbedding
 from .linear import linear
@@ -169,14 +170,23 @@ class LanguageModel(PreTrainedModel, GenerationMixin):
         """What is added to the head's product, [V], or None."""
         return None
 
+    def _head_weight(self) -> Tensor | None:
+        """The weight [V, D] of a head that nobody has changed; None where the head must be called."""
+        head: Any = self.lm_head  # whatever a user has put there
+        if is_changed("lm_head", head) or type(head) is not nn.Linear or getattr(head, "bias", None) is not None:
+            return None
+        weight: Tensor = head.weight
+        return weight
+
     def _logits(self, hidden: Tensor) -> Tensor:
-        bias = self._head_bias()
-        head: nn.Module = self.lm_head
-        if type(head) is nn.Linear:
-            return linear(hidden, head.weight, bias)
-        if isinstance(head, Int8Linear):
-            return head.product(hidden, bias)
-        logits: Tensor = head(hidden)  # wrapped, by an adapter say
+        head: Any = self.lm_head
+        bias, weight = self._head_bias(), self._head_weight()
+        if weight is not None:
+            return linear(hidden, weight, bias)
+        if type(head) is Int8Linear and not is_changed("lm_head", head):
+            quantized: Tensor = head.product(hidden, bias)
+            return quantized
+        logits: Tensor = head(hidden)
         return logits if bias is None else logits + bias
 
     def _states(self, labels: Tensor, inputs: dict[str, Any]) -> Tensor:
@@ -193,7 +203,7 @@ class LanguageModel(PreTrainedModel, GenerationMixin):
         Yields:
             What the head is to compute with, if it has a weight.
         """
-        weight = self.lm_head.weight if type(self.lm_head) is nn.Linear else None
+        weight = self._head_weight()
         embedding: nn.Module = self.get_input_embeddings()
         if not isinstance(embedding, nn.Embedding):  # wrapped, by an adapter say
             yield weight
@@ -465,3 +475,6 @@ class CausalModel(LanguageModel):
             cross_attentions=outputs.cross_attentions,
         )
         return output if return_dict else output.to_tuple()
+
+
+remember(Seq2SeqModel, ConditionalGenerationModel, DecoderWrapper, CausalModel)

@@ -15,7 +15,7 @@ from ..core.architecture import FP16_CLAMP, LAYER_NORM_EPSILON
 from ..core.config import PretrainedConfig
 from ..core.positions import sinusoidal_table
 from ..errors import InputError
-from .attention import Attention
+from .attention import Attention, Products, apply
 from .cache import Cache
 from .linear import Linear
 
@@ -115,9 +115,9 @@ class Layer(nn.Module):
         total = hidden + F.dropout(out, self.dropout, self.training)
         return total if self.norm_first else norm(total)
 
-    def _feed_forward(self, hidden: Tensor) -> Tensor:
-        inner = self.activation_fn(self.fc1(self._enter(hidden, self.final_layer_norm)))
-        out = self.fc2(F.dropout(inner, self.activation_dropout, self.training))
+    def _feed_forward(self, hidden: Tensor, products: Products | None = None) -> Tensor:
+        inner = self.activation_fn(apply(self.fc1, self._enter(hidden, self.final_layer_norm), products))
+        out = apply(self.fc2, F.dropout(inner, self.activation_dropout, self.training), products)
         return self._leave(hidden, out, self.final_layer_norm)
 
 
@@ -167,8 +167,10 @@ class DecoderLayer(Layer):
         need_weights: bool = False,
         is_causal: bool = False,
         has_memory: bool = False,
+        products: Products | None = None,
     ) -> tuple[Tensor, Tensor | None, Tensor | None]:
         """States [B, T, D] and, if asked, the weights of self-attention and of cross-attention."""
+        more = {} if products is None else {"products": products}
         out, weights = self.self_attn(
             self._enter(hidden, self.self_attn_layer_norm),
             mask=mask,
@@ -176,6 +178,7 @@ class DecoderLayer(Layer):
             head_mask=head_mask,
             need_weights=need_weights,
             is_causal=is_causal,
+            **more,
         )
         hidden = self._leave(hidden, out, self.self_attn_layer_norm)
         cross_weights = None
@@ -188,9 +191,10 @@ class DecoderLayer(Layer):
                 head_mask=cross_head_mask,
                 need_weights=need_weights,
                 is_cross=True,
+                **more,
             )
             hidden = self._leave(hidden, out, self.encoder_attn_layer_norm)
-        return self._feed_forward(hidden), weights, cross_weights
+        return self._feed_forward(hidden, products), weights, cross_weights
 
 
 def layer_norm(config: PretrainedConfig) -> nn.LayerNorm:

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch.export import ExportedProgram
 
-from ..core.search.served import FUNCTIONS
+from ..core.generation.served import FUNCTIONS
 from ..core.storage.safetensors_file import write_safetensors
 from ..core.storage.stored import Stored
 from ..errors import GenerationError, MissingFrameworkError

@@ -7,10 +7,9 @@ first generates, kept while the weight lives, and made anew when the weight chan
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from functools import partial
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -68,40 +67,27 @@ def packed_linear(weight: Tensor, bias: Tensor | None) -> Product | None:
     return partial(_product_of_few if is_large else _product, copy, bias)
 
 
-@contextmanager
-def packed(decoder: nn.Module) -> Iterator[None]:
-    """Within, the large linear layers of a decoder compute with packed copies of their weights.
+def packed_products(decoder: nn.Module) -> dict[nn.Module, Callable[[Tensor], Any]]:
+    """Products with packed copies of the weights, for the large linear layers of a decoder that nobody has changed.
 
-    With 8-bit weights, queries, keys and values are one product: its time is mostly that of being called. A layer that
-    another library has replaced, or whose forward it has, is left to it.
+    They are passed along with a step; no module is touched. With 8-bit weights, queries, keys and values are one
+    product: its time is mostly that of being called.
     """
-    changed: list[tuple[nn.Module, str]] = []
-
-    def replace(layer: nn.Module, name: str, product: Callable[[Tensor], Any] | None) -> None:
-        if product is not None:
-            layer.__dict__[name] = product
-            changed.append((layer, name))
-
-    try:
-        for layer in decoder.modules():
-            if isinstance(layer, DecoderLayer) and isinstance(layer.self_attn, Attention):
-                replace(layer.self_attn, "project", _joint_product(layer.self_attn))
-            elif (
-                isinstance(layer, nn.Linear) and type(layer) in (Linear, nn.Linear) and "forward" not in layer.__dict__
-            ):
-                replace(layer, "forward", packed_linear(layer.weight, layer.bias))
-        yield
-    finally:
-        for layer, name in changed:
-            layer.__dict__.pop(name, None)
+    found: dict[nn.Module, Callable[[Tensor], Any] | None] = {}
+    for layer in decoder.modules():
+        if isinstance(layer, DecoderLayer) and isinstance(layer.self_attn, Attention):
+            found[layer.self_attn] = _joint_product(layer.self_attn)
+        elif type(layer) in (Linear, nn.Linear):
+            linear = cast(nn.Linear, layer)
+            found[linear] = packed_linear(linear.weight, linear.bias)
+    return {layer: product for layer, product in found.items() if product is not None}
 
 
 def _joint_product(attention: Attention) -> Callable[[Tensor], tuple[Tensor, ...]] | None:
-    """`Attention.project` as one product, or None where the layers are not of 8 bits, or someone listens to one."""
+    """`Attention.project` as one product, or None where the layers are not of 8 bits."""
     three: tuple[nn.Module, ...] = (attention.q_proj, attention.k_proj, attention.v_proj)
     layers = [layer for layer in three if isinstance(layer, Int8Linear)]
-    listened = any("forward" in one.__dict__ or one._forward_hooks or one._forward_pre_hooks for one in layers)
-    product = joined(layers) if len(layers) == 3 and not listened else None
+    product = joined(layers) if len(layers) == 3 else None
     return None if product is None else lambda hidden: product(hidden).chunk(3, -1)
 
 

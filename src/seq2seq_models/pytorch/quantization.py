@@ -159,9 +159,13 @@ def quantize(model: nn.Module) -> None:
 @cache
 def has_integer_products() -> bool:
     """Whether this processor and this PyTorch multiply 8-bit integers at full speed."""
+    return _pack(torch.ones(1, 8, dtype=torch.int8), torch.ones(1), None) is not None
+
+
+@cache
+def _has_instructions() -> bool:
     can = torch.cpu.get_capabilities()
-    is_fast = any(can.get(name) for name in ("amx_int8", "avx512_vnni", "avx_vnni"))
-    return is_fast and _pack(torch.ones(1, 8, dtype=torch.int8), torch.ones(1), None) is not None
+    return any(can.get(name) for name in ("amx_int8", "avx512_vnni", "avx_vnni"))
 
 
 @cache
@@ -177,6 +181,10 @@ def _tell_once() -> None:
 
 
 def _pack(weight: Tensor, scale: Tensor, bias: Tensor | None) -> Any:
+    # Without them PyTorch's product adds pairs in 16 bits, which overflow: a model from another machine computes in
+    # float here.
+    if not _has_instructions():
+        return None
     try:
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", ".*deprecated.*", UserWarning)

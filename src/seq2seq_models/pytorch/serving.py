@@ -15,16 +15,16 @@ import torch
 from torch import Tensor, nn
 from torch.export import Dim, ExportedProgram
 
-from ..core.search import served
-from ..core.search.decoder import Entries
+from ..core.generation import served
+from ..core.generation.decoder import Entries
 from ..errors import GenerationError
-from .arrays import TorchArrays
+from .arrays import ExportArrays
 from .cache import Cache
 
 if TYPE_CHECKING:
     from .heads import ConditionalGenerationModel
 
-ARRAYS = TorchArrays()
+ARRAYS = ExportArrays()
 
 UNTRACED = ("bad_words_ids", "sequence_bias", "exponential_decay_length_penalty")
 """Options whose rules are tables inside the loop, at which PyTorch's exporter stops."""
@@ -50,15 +50,15 @@ class Served(nn.Module):
             )
 
     def encode(self, input_ids: Tensor, attention_mask: Tensor) -> dict[str, Tensor]:
-        """As core/search/served.py has it."""
+        """As core/generation/served.py has it."""
         return served.encode(ARRAYS, _ModelSteps(self.model), input_ids, attention_mask)
 
     def decode_step(self, *inputs: Tensor) -> dict[str, Tensor]:
-        """As core/search/served.py has it."""
+        """As core/generation/served.py has it."""
         return served.decode_step(ARRAYS, _ModelSteps(self.model), *inputs)
 
     def generate(self, input_ids: Tensor, attention_mask: Tensor) -> dict[str, Tensor]:
-        """As core/search/served.py has it."""
+        """As core/generation/served.py has it."""
         steps = _ModelSteps(self.model)
         return served.generate(ARRAYS, steps, self.settled, self.model.config, input_ids, attention_mask)
 
@@ -159,7 +159,7 @@ def _at_rest(model: nn.Module) -> Iterator[None]:
 
 
 class _ModelSteps:
-    """A model as the loops of core/search want it."""
+    """A model as the loops of core/generation want it."""
 
     def __init__(self, model: ConditionalGenerationModel) -> None:
         self.model, self.decoder = model, model.get_decoder()

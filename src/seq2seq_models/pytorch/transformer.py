@@ -13,7 +13,7 @@ from torch.utils.checkpoint import checkpoint
 from ..core.config import PretrainedConfig
 from ..core.outputs import BaseModelOutput, BaseModelOutputWithPastAndCrossAttentions
 from ..errors import InputError
-from .attention import causal_mask, hides_nothing, padding_mask
+from .attention import Products, causal_mask, hides_nothing, padding_mask
 from .cache import Cache, DynamicCache, EncoderDecoderCache, LegacyCache
 from .layers import (
     DecoderLayer,
@@ -202,6 +202,7 @@ class Decoder(Stack):
         output_hidden_states: bool | None = None,
         return_dict: bool | None = None,
         cache_position: Tensor | None = None,
+        _products: Products | None = None,
     ) -> BaseModelOutputWithPastAndCrossAttentions[Tensor] | tuple[Any, ...]:
         """States of the target, as `BaseModelOutputWithPastAndCrossAttentions` or its tuple.
 
@@ -233,6 +234,7 @@ class Decoder(Stack):
         memory_mask = padding_mask(encoder_attention_mask, hidden.dtype)
         has_memory = encoder_hidden_states is not None or (cache is not None and cache.cross(0) is not None)
 
+        more = () if _products is None else (_products,)
         states: tuple[Tensor, ...] = ()
         attentions: tuple[Tensor, ...] = ()
         cross_attentions: tuple[Tensor, ...] = ()
@@ -252,6 +254,7 @@ class Decoder(Stack):
                 need_weights,
                 is_causal,
                 has_memory,
+                *more,
             )
             attentions += (weights,)
             cross_attentions += (cross_weights,)

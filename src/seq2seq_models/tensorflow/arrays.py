@@ -1,4 +1,4 @@
-"""The array operations of the decoding loops in TensorFlow. See core/search/arrays.py for what each of them means."""
+"""The array operations of core/generation in TensorFlow; core/generation/arrays.py says what each of them means."""
 
 from __future__ import annotations
 
@@ -8,11 +8,12 @@ from typing import Any
 
 import tensorflow as tf
 
+from ..core.generation.arrays import State, StaticArrays
+
 Tensor = Any
-State = dict[str, Any]
 
 
-class TensorFlowArrays:
+class TensorFlowArrays(StaticArrays):
     """The namespace for compiled loops; nothing in it looks at a value."""
 
     reshape = staticmethod(tf.reshape)
@@ -118,7 +119,9 @@ class TensorFlowArrays:
         bits, _ = threefry(own, (column, tf.zeros_like(column)))
         return tf.cast(tf.bitwise.right_shift(bits, tf.constant(8, tf.uint32)), tf.float32) * 2.0**-24
 
-    def while_loop(self, go_on: Callable[[State], Tensor], body: Callable[[State], State], state: State) -> State:
+    def while_loop(
+        self, go_on: Callable[[State], Tensor], body: Callable[[State], State], state: State, most: Any = None
+    ) -> State:
         last: State
         (last,) = tf.while_loop(go_on, lambda held: (body(held),), (state,), parallel_iterations=1)
         return last

@@ -7,7 +7,7 @@ from typing import Any
 import keras
 from keras import ops
 
-from ..core.search.decoder import lowest as core_lowest
+from ..core.generation.decoder import lowest as core_lowest
 from ..errors import InputError
 from .cache import LayerCache
 from .linear import Linear, Part, dropout

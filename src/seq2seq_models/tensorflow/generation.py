@@ -1,4 +1,4 @@
-"""Generation in TensorFlow: the loops of core/search as one XLA program per shape, with the weights as arguments."""
+"""Generation in TensorFlow: the searches of core/generation as one XLA program per shape, weights as arguments."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from ..core.generation.call import CompilingBackend, GenerateArguments, GenerateCall
+from ..core.generation.decoder import Entries
+from ..core.generation.preparation import facts
+from ..core.generation.programs import Program, Programs
+from ..core.generation.run import Inputs, run
+from ..core.generation.task import Found, Numbers, Processor, Settings
 from ..core.generation_config import GenerationConfig
 from ..core.outputs import BaseModelOutput, ModelOutput
-from ..core.search.decoder import Entries
-from ..core.search.preparation import facts
-from ..core.search.programs import Program, Programs
-from ..core.search.run import Inputs, run
-from ..core.search.session import Request, Session
-from ..core.search.task import Found, Numbers, Processor, Settings
 from .arrays import TensorFlowArrays
 
 logger = logging.getLogger("seq2seq_models")
@@ -170,8 +170,8 @@ def _function(program: Program, inputs: tuple[Any, ...]) -> Any:
     return GRAPHS.get(program, shapes)
 
 
-class TensorFlowWing:
-    """This framework's side of a call of `generate`; see core/search/session.py."""
+class TensorFlowBackend(CompilingBackend):
+    """This framework's side of a call of `generate`; see core/generation/call.py."""
 
     xp = ARRAYS
     host_option = "run_eagerly"
@@ -186,7 +186,7 @@ class TensorFlowWing:
     def is_tracing(self) -> bool:
         return not tf.executing_eagerly()
 
-    def concrete(self, x: Any) -> Any:
+    def concrete(self, name: str, x: Any) -> Any:
         return x if self.is_symbolic(x) else np.asarray(x)
 
     def compiled(self, settings: Settings) -> Callable[[Inputs, Numbers], Found]:
@@ -279,7 +279,7 @@ class GenerationMixin:
         """
         run_eagerly = kwargs.pop("run_eagerly", None)
         on_host = bool(getattr(self, "run_eagerly", False) if run_eagerly is None else run_eagerly)
-        request = Request(
+        request = GenerateArguments(
             inputs=inputs,
             generation_config=generation_config,
             processors=_processors(logits_processor),
@@ -290,9 +290,9 @@ class GenerationMixin:
             on_host=on_host,
             options=kwargs,
         )
-        session = Session(TensorFlowWing(self, seed, on_host), self.config, self.generation_config, request)
-        output = session.run()
-        return output if session.config.return_dict_in_generate else output.sequences
+        call = GenerateCall(TensorFlowBackend(self, seed, on_host), self.config, self.generation_config, request)
+        output = call.run()
+        return output if call.config.return_dict_in_generate else output.sequences
 
     def compute_transition_scores(
         self,

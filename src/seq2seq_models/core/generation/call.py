@@ -21,10 +21,9 @@ from ..outputs import (
 )
 from ..settings.generation_options import GenerationMode
 from ..stop_strings import StopStrings
-from ..strategies import ask
+from ..strategies import ask, check_assistant
 from .arrays import Arrays
-from .decoder import Steps
-from .host import Criterion, HostLoop
+from .callbacks import Criterion, LoopCallbacks
 from .host_arrays import HostArrays
 from .preparation import bucket, prepare, typed
 from .run import Inputs, run
@@ -37,15 +36,26 @@ VECTORS = ("inputs_embeds", "encoder_outputs", "encoder_hidden_states")
 HEAD_MASKS = ("head_mask", "decoder_head_mask", "cross_attn_head_mask")
 
 
-class Wing(Protocol):
+class Backend(Protocol):
     """What a framework offers."""
 
     @property
     def xp(self) -> Arrays:
-        """The array namespace of compiled loops."""
+        """The array namespace of the model."""
+
+    @property
+    def inputs(self) -> Arrays:
+        """The namespace of inputs whose values are known."""
+
+    @property
+    def more_inputs(self) -> frozenset[str]:
+        """Arguments of the model beyond those of its family, which an overridden `forward` takes."""
+
+    compiles: bool
+    """Whether a call is one compiled program unless it needs the host; else the loop always runs from Python."""
 
     host_option: str
-    """The argument of `generate` that asks for the loop on the host, whatever the call needs."""
+    """The argument of `generate` that asks for the loop from Python, whatever the call needs."""
 
     keeps_width: bool
     """Whether sequences always come back with `max_length` columns, as they do inside compiled code."""
@@ -56,8 +66,8 @@ class Wing(Protocol):
     def is_tracing(self) -> bool:
         """Whether the call is part of what is being compiled, even if no array of its inputs is symbolic."""
 
-    def concrete(self, x: Any) -> Any:
-        """An array of ids or of a mask as a NumPy array, or as it is where it is symbolic."""
+    def concrete(self, name: str, x: Any) -> Any:
+        """An input of ids or of a mask as an array of `inputs`, checked; as it is where it is symbolic."""
 
     def compiled(self, settings: Settings) -> Callable[[Inputs, Numbers], Found]:
         """`run` for these settings, compiled; the same function for equal settings."""
@@ -65,18 +75,18 @@ class Wing(Protocol):
     def traced(self, settings: Settings) -> Callable[[Inputs, Numbers], Found]:
         """`run` for these settings as part of what is being compiled."""
 
-    def steps(self, details: tuple[bool, bool]) -> Steps:
-        """The model for a loop on the host, its steps compiled; details: whether attentions and hidden states come."""
-
     def encoded(self, given: dict[str, Any], details: tuple[bool, bool]) -> Any:
         """The encoder's output object for the inputs of a call."""
 
+    def loop(self, call: GenerateCall, callbacks: LoopCallbacks) -> tuple[Found, dict[str, Any]]:
+        """What the loop that runs from Python returns, and further fields of the output."""
+
     def seed(self) -> Any:
-        """int32 [2], for the draws of this call."""
+        """int32 [2] or an integer, for the draws of this call."""
 
 
 @dataclass
-class Request:
+class GenerateArguments:
     """The arguments of `generate`, as its caller gave them."""
 
     inputs: Any
@@ -87,14 +97,15 @@ class Request:
     prefix_allowed_tokens_fn: Callable[[int, Any], Sequence[int]] | None = None
     streamer: BaseStreamer | None = None
     tokenizer: Any = None
+    assistant: Any = None
     on_host: bool = False
 
 
-class Session:
+class GenerateCall:
     """One call of `generate`.
 
     Args:
-        wing: the framework's side.
+        backend: the framework's side.
         model_config: of the model.
         own: the model's generation configuration.
         request: the caller's arguments.
@@ -104,8 +115,8 @@ class Session:
         InputError: for a missing or unusable input.
     """
 
-    def __init__(self, wing: Wing, model_config: Any, own: GenerationConfig, request: Request) -> None:
-        self.wing, self.model_config, self.request = wing, model_config, request
+    def __init__(self, backend: Backend, model_config: Any, own: GenerationConfig, request: GenerateArguments) -> None:
+        self.backend, self.model_config, self.request = backend, model_config, request
         self.is_seq2seq = bool(model_config.is_encoder_decoder)
         config, given, self.mode = ask(
             own,
@@ -113,10 +124,15 @@ class Session:
             request.options,
             is_encoder_decoder=self.is_seq2seq,
             inputs=request.inputs,
+            assistant=request.assistant,
             streamer=request.streamer,
             tokenizer=request.tokenizer,
+            more_inputs=backend.more_inputs,
         )
         self.config, self.given = config, {name: self._concrete(name, value) for name, value in given.items()}
+        if request.assistant is not None:
+            check_assistant(model_config, request.assistant)
+            self._check_draftable()
         self._check_inputs()
         prompt, prompt_mask = self._decoder_prompt() if self.is_seq2seq else self._prompt()
         self.plan = plan(
@@ -131,13 +147,13 @@ class Session:
             bool(config.return_dict_in_generate and config.output_attentions),
             bool(config.return_dict_in_generate and config.output_hidden_states),
         )
-        if any(self.details) and self.mode is GenerationMode.CONTRASTIVE_SEARCH:
+        if backend.compiles and any(self.details) and self.mode is GenerationMode.CONTRASTIVE_SEARCH:
             raise GenerationError(
                 "`output_attentions` and `output_hidden_states` must be unset with `penalty_alpha`, got True: compiled "
                 "contrastive search does not collect them. Leave them out, or use the PyTorch model."
             )
-        self.needs_host = bool(self._host_options())
-        self.is_traced = wing.is_tracing() or any(map(self._is_symbolic, (prompt, *self.given.values())))
+        self.needs_host = not backend.compiles or bool(self._host_options())
+        self.is_traced = backend.is_tracing() or any(map(self._is_symbolic, (prompt, *self.given.values())))
         if self.is_traced and self.needs_host:
             raise GenerationError(
                 f"{', '.join(self._host_options())} must be unset inside compiled code, which the host cannot look "
@@ -150,26 +166,17 @@ class Session:
     def run(self) -> Any:
         """The output object."""
         if self.needs_host:
-            return self._run_on_host()
-        settings, numbers, inputs = self._prepared(is_bucketed=True)
-        call = self.wing.traced(settings) if self.is_traced else self.wing.compiled(settings)
-        return self._output(call(inputs, numbers), None, self.given.get("encoder_outputs"))
+            return self._run_from_python()
+        settings, numbers, inputs = self.prepared(is_bucketed=True)
+        call = self.backend.traced(settings) if self.is_traced else self.backend.compiled(settings)
+        return self._output(call(inputs, numbers), None, {"encoder_outputs": self.given.get("encoder_outputs")})
 
-    def _run_on_host(self) -> Any:
-        import numpy as np
-
-        config, request = self.config, self.request
-        wants_details = any(self.details)
-        encoder_outputs = self.given.get("encoder_outputs")
-        if self.is_seq2seq and wants_details and encoder_outputs is None:
-            given = self.given
-            if given.get("attention_mask") is None and given.get("input_ids") is not None:
-                given["attention_mask"] = self._mask_of_padding(given["input_ids"])
-            encoder_outputs = given["encoder_outputs"] = self.wing.encoded(given, self.details)
-        settings, numbers, inputs = self._prepared(is_bucketed=not wants_details)
+    def _run_from_python(self) -> Any:
+        config, request, backend = self.config, self.request, self.backend
         records = bool(config.return_dict_in_generate)
-        host = HostLoop(
-            self.wing.xp,
+        callbacks = LoopCallbacks(
+            backend.inputs,
+            backend.xp,
             self.plan.prompt_length,
             criteria=tuple(request.criteria or ()),
             stop_strings=None if config.stop_strings is None else StopStrings(config.stop_strings, request.tokenizer),
@@ -177,22 +184,14 @@ class Session:
             streamer=request.streamer,
             keeps_scores=records and bool(config.output_scores),
             keeps_logits=records and bool(config.output_logits),
-            wants_details=wants_details,
+            keeps_details=any(self.details),
             is_beams=config.num_beams > 1,
         )
-        host.begin(np.repeat(self.prompt, 1 if config.num_beams > 1 else config.num_return_sequences, 0))
-        own = self.wing.xp
-        settings = replace(settings, processors=tuple(_on_device(own, one) for one in settings.processors))
-        with np.errstate(all="ignore"):  # minus infinity is a score like any other
-            found = run(HostArrays(own), self.wing.steps(self.details), settings, numbers, inputs, host, own)
-        found = Found(
-            own.asarray(found.sequences, "int32"),
-            found.length,
-            None if found.scores is None else own.asarray(found.scores, "float32"),
-            None if found.rows is None else own.asarray(found.rows, "int32"),
-        )
-        output = self._output(found, host, encoder_outputs)
-        host.end(output.sequences)
+        copies = 1 if config.num_beams > 1 else config.num_return_sequences
+        callbacks.begin(backend.inputs.repeat(self.prompt, copies))
+        found, more = backend.loop(self, callbacks)
+        output = self._output(found, callbacks, more)
+        callbacks.end(output.sequences)
         return output
 
     def _host_options(self) -> list[str]:
@@ -204,16 +203,16 @@ class Session:
             "`streamer`": request.streamer,
             "`max_time`": config.max_time is not None,
             "`stop_strings`": config.stop_strings,
-            f"`{self.wing.host_option}`": request.on_host,
+            f"`{self.backend.host_option}`": request.on_host,
         }
         if config.return_dict_in_generate:
             names = ("output_scores", "output_logits", "output_attentions", "output_hidden_states")
             asked |= {f"`{name}`": getattr(config, name) for name in names}
         return [name for name, value in asked.items() if value]
 
-    def _prepared(self, is_bucketed: bool) -> tuple[Settings, Numbers, Inputs]:
+    def prepared(self, is_bucketed: bool) -> tuple[Settings, Numbers, Inputs]:
         """Settings, numbers and arrays of the loop."""
-        wing = self.wing
+        backend = self.backend
         positions = self.model_config.max_position_embeddings
         ids, embeds, states, mask = self._memory()
         lengths = [x.shape[1] for x in (ids, embeds, states) if x is not None]
@@ -223,17 +222,17 @@ class Session:
         room = bucket(length, positions) if is_bucketed and lengths else length
         if numbers.source is not None:
             columns = bucket(numbers.source.shape[1], positions)
-            numbers = replace(numbers, source=_wide(wing.xp, self._int32(numbers.source), columns, 0))
+            numbers = replace(numbers, source=_wide(backend.xp, self._int32(numbers.source), columns, 0))
         if settings.do_sample:
-            numbers = replace(numbers, seed=wing.seed())
+            numbers = replace(numbers, seed=backend.seed())
         prompt_mask = self.prompt_mask
         inputs = Inputs(
-            ids=None if ids is None or states is not None else _wide(wing.xp, self._int32(ids), room, 0),
-            embeds=None if embeds is None or states is not None else _wide(wing.xp, embeds, room, 0.0),
-            states=None if states is None else _wide(wing.xp, states, room, 0.0),
-            mask=None if mask is None else _wide(wing.xp, self._int32(mask), room, 0),
-            prompt=_wide(wing.xp, self.prompt, settings.width, self.plan.pad),
-            prompt_mask=None if prompt_mask is None else _wide(wing.xp, self._int32(prompt_mask), settings.width, 1),
+            ids=None if ids is None or states is not None else _wide(backend.xp, self._int32(ids), room, 0),
+            embeds=None if embeds is None or states is not None else _wide(backend.xp, embeds, room, 0.0),
+            states=None if states is None else _wide(backend.xp, states, room, 0.0),
+            mask=None if mask is None else _wide(backend.xp, self._int32(mask), room, 0),
+            prompt=_wide(backend.xp, self.prompt, settings.width, self.plan.pad),
+            prompt_mask=None if prompt_mask is None else _wide(backend.xp, self._int32(prompt_mask), settings.width, 1),
         )
         return settings, numbers, inputs
 
@@ -241,25 +240,25 @@ class Session:
 
     def _concrete(self, name: str, value: Any) -> Any:
         """Ids and masks as NumPy arrays where they can be; vectors as they are."""
-        return value if name in VECTORS else self.wing.concrete(value)
+        return value if name in VECTORS else self.backend.concrete(name, value)
 
     def _is_symbolic(self, x: Any) -> bool:
         if isinstance(x, tuple | list):
             return any(map(self._is_symbolic, x))
         if isinstance(x, dict):
             return any(map(self._is_symbolic, x.values()))
-        return x is not None and self.wing.is_symbolic(x)
+        return x is not None and self.backend.is_symbolic(x)
 
     def _check_inputs(self) -> None:
         given = self.given
         masks = [name for name in HEAD_MASKS if given.get(name) is not None]
-        if masks:
+        if masks and self.backend.compiles:
             raise InputError(
                 f"{', '.join(f'`{name}`' for name in masks)} must be None in `generate` on this framework, got an "
                 "array. Use the PyTorch model to generate with heads masked."
             )
         for name, shape in (("input_ids", "[B, S]"), ("decoder_input_ids", "[B, T]")):
-            if given.get(name) is not None:
+            if given.get(name) is not None and self.backend.compiles:
                 self._check_ids(name, shape, given[name])
         self._check_masks()
         ids, most = given.get("input_ids"), self.model_config.max_position_embeddings
@@ -267,6 +266,25 @@ class Session:
             raise InputError(
                 f"the sequence must have at most {most} positions (max_position_embeddings), got {ids.shape[1]}. "
                 "Truncate the input, or call resize_position_embeddings."
+            )
+
+    def _check_draftable(self) -> None:
+        """Raise unless the inputs are one source that an assistant, too, can read."""
+        ids, states = self.given.get("input_ids"), self.given.get("encoder_hidden_states")
+        assistant = self.request.assistant
+        if ids is None:
+            raise InputError(
+                "`assistant_model` needs `input_ids`, got none: it has to read the source itself. Pass the ids along."
+            )
+        if len(ids.shape) == 2 and ids.shape[0] > 1:
+            raise GenerationError(
+                f"`assistant_model` goes with one input at a time, got {ids.shape[0]} rows of `input_ids`. "
+                "Leave it out, or generate row by row."
+            )
+        if states is not None and states.shape[-1] != assistant.config.d_model:
+            raise GenerationError(
+                f"`assistant_model` must have d_model = {states.shape[-1]} as `encoder_hidden_states` have, "
+                f"got {assistant.config.d_model}. Leave one of the two out."
             )
 
     def _check_ids(self, name: str, shape: str, ids: Any) -> None:
@@ -297,7 +315,7 @@ class Session:
             if name == "attention_mask" and outputs is not None:
                 shapes = [_states(outputs).shape]
             mask = given.get(name)
-            if mask is not None and shapes and tuple(mask.shape) != tuple(shapes[0][:2]):
+            if mask is not None and len(mask.shape) != 4 and shapes and tuple(mask.shape) != tuple(shapes[0][:2]):
                 raise InputError(f"`{name}` must be {list(shapes[0][:2])}, got {list(mask.shape)}.")
 
     def _memory(self) -> tuple[Any, Any, Any, Any]:
@@ -311,42 +329,42 @@ class Session:
         ids, embeds, mask = given.get("input_ids"), given.get("inputs_embeds"), given.get("attention_mask")
         states = None if outputs is None else _states(outputs)
         if mask is None and ids is not None and outputs is None:
-            mask = self._mask_of_padding(ids)
+            mask = self.mask_of_padding(ids)
         source = states if states is not None else ids if ids is not None else embeds
         return ids, embeds, states, _ones(mask, source)
 
-    def _mask_of_padding(self, ids: Any) -> Any:
+    def mask_of_padding(self, ids: Any) -> Any:
         """The mask that the padding in ids implies; None where padding also is an end token or is absent."""
         pad = self.config.pad_token_id
         if pad is None or pad in tokens_of(self.config.eos_token_id):
             return None
         return self._int32(ids != pad)
 
+    def _arrays(self, *values: Any) -> Arrays:
+        """The namespace of these inputs."""
+        return self.backend.xp if any(map(self._is_symbolic, values)) else self.backend.inputs
+
     def _int32(self, x: Any) -> Any:
-        return self.wing.xp.cast(x, "int32") if self._is_symbolic(x) else x.astype("int32")
+        return self._arrays(x).cast(x, "int32")
 
     def _prompt(self) -> tuple[Any, Any]:
         """The prompt of a causal model [B, length] and its mask."""
-        import numpy as np
-
         ids, config = self.given.get("input_ids"), self.config
         if ids is None:
             start = config.bos_token_id if config.bos_token_id is not None else config.decoder_start_token_id
             if start is None:
                 raise InputError("`generate` needs `input_ids`, or a `bos_token_id` to begin with, got neither.")
-            ids = np.full((1, 1), tokens_of(start)[0], np.int32)
+            ids = self.backend.inputs.full((1, 1), tokens_of(start)[0], "int32")
         mask = self.given.get("attention_mask")
         if mask is None:
-            mask = self._mask_of_padding(ids)
-        if mask is not None and not self._is_symbolic(mask) and (np.asarray(mask) != 0).all():
+            mask = self.mask_of_padding(ids)
+        if mask is not None and self.backend.compiles and not self._is_symbolic(mask) and (mask != 0).all():
             mask = None
         return self._int32(ids), mask
 
     def _decoder_prompt(self) -> tuple[Any, Any]:
         """The decoder's first tokens [B, length], beginning with the start token, and their mask."""
-        import numpy as np
-
-        given, config = self.given, self.config
+        given, config, xp = self.given, self.config, self.backend.inputs
         ids, embeds, outputs = given.get("input_ids"), given.get("inputs_embeds"), given.get("encoder_outputs")
         if ids is not None and embeds is not None:
             raise InputError("`input_ids` and `inputs_embeds` are the same input, got both. Pass one of them.")
@@ -359,57 +377,92 @@ class Session:
             )
         source: Any = _states(outputs) if outputs is not None else ids if ids is not None else embeds
         rows = source.shape[0]
-        starts = np.asarray(tokens_of(start), np.int32)
+        starts = tokens_of(start)
         if len(starts) not in (1, rows):
             raise GenerationError(
                 f"`decoder_start_token_id` must be one id or {rows}, one per input, got {len(starts)}."
             )
-        first = np.broadcast_to(starts[:, None], (rows, 1)).copy()
+        first = xp.asarray([[token] for token in (starts * rows)[:rows]], "int32")
         prompt, mask = given.get("decoder_input_ids"), given.get("decoder_attention_mask")
         if prompt is None:
             return first, mask
         if prompt.shape[0] != rows:
             raise InputError(f"`decoder_input_ids` must have one row for each of {rows} inputs, got {prompt.shape[0]}.")
         # Inside compiled code nobody can look whether the start token is there: it must be.
-        if not self._is_symbolic(prompt) and bool((prompt[:, :1] != first).any()):
-            prompt = np.concatenate([first, prompt], 1)
-            mask = None if mask is None else np.pad(mask, ((0, 0), (1, 0)), constant_values=1)
+        if not self._is_symbolic(prompt) and bool((prompt[:, :1] != first).all()):
+            prompt = xp.concat([first, self._int32(prompt)], 1)
+            mask = None if mask is None else xp.concat([xp.full((rows, 1), 1, "int32"), self._int32(mask)], 1)
         return self._int32(prompt), mask
 
     # ---- what comes back
 
-    def _output(self, found: Found, host: HostLoop | None, encoder_outputs: Any) -> Any:
+    def _output(self, found: Found, callbacks: LoopCallbacks | None, more: dict[str, Any]) -> Any:
         is_beam = found.scores is not None
         # Its length is known where the values are; inside compiled code every sequence has the full width.
-        length = self.plan.max_length if self.is_traced or self.wing.keeps_width else int(found.length)
-        values: dict[str, Any] = {"sequences": found.sequences[:, :length]}
-        if host is not None:
-            values["scores"] = tuple(host.scores) if host.keeps_scores else None
-            values["logits"] = tuple(host.logits) if host.keeps_logits else None
-            values |= self._recorded(host, encoder_outputs)
+        length = self.plan.max_length if self.is_traced or self.backend.keeps_width else int(found.length)
+        encoder_outputs = more.pop("encoder_outputs", None)
+        values: dict[str, Any] = {"sequences": found.sequences[:, :length], **more}
+        if callbacks is not None:
+            values["scores"] = tuple(callbacks.scores) if callbacks.keeps_scores else None
+            values["logits"] = tuple(callbacks.logits) if callbacks.keeps_logits else None
+            values |= self._recorded(callbacks, encoder_outputs)
         if is_beam:
             assert found.rows is not None
-            values["sequences_scores"] = found.scores
+            if self.backend.compiles or self.config.output_scores:
+                values["sequences_scores"] = found.scores
             values["beam_indices"] = found.rows[:, : length - self.plan.prompt_length]
         if self.is_seq2seq:
             return (GenerateBeamEncoderDecoderOutput if is_beam else GenerateEncoderDecoderOutput)(**values)
         return (GenerateBeamDecoderOnlyOutput if is_beam else GenerateDecoderOnlyOutput)(**values)
 
-    def _recorded(self, host: HostLoop, encoder_outputs: Any) -> dict[str, Any]:
+    def _recorded(self, callbacks: LoopCallbacks, encoder_outputs: Any) -> dict[str, Any]:
         """Attentions and hidden states of every step, and the encoder's."""
         with_attentions, with_hidden = self.details
         prefix = "decoder_" if self.is_seq2seq else ""
         values: dict[str, Any] = {}
         if with_attentions:
-            values[prefix + "attentions"] = tuple(step[0] for step in host.details)
+            values[prefix + "attentions"] = tuple(step[0] for step in callbacks.details)
         if with_hidden:
-            values[prefix + "hidden_states"] = tuple(step[2] for step in host.details)
+            values[prefix + "hidden_states"] = tuple(step[2] for step in callbacks.details)
         if self.is_seq2seq and encoder_outputs is not None:
             if with_attentions:
-                values["cross_attentions"] = tuple(step[1] for step in host.details)
+                values["cross_attentions"] = tuple(step[1] for step in callbacks.details)
             values["encoder_attentions"] = getattr(encoder_outputs, "attentions", None)
             values["encoder_hidden_states"] = getattr(encoder_outputs, "hidden_states", None)
         return values
+
+
+class CompilingBackend:
+    """What the frameworks that compile share: their loop from Python computes in NumPy, over compiled steps."""
+
+    compiles = True
+    more_inputs: frozenset[str] = frozenset()
+    xp: Any
+
+    @property
+    def inputs(self) -> Arrays:
+        return HostArrays(self.xp)
+
+    def loop(self: Any, call: GenerateCall, callbacks: LoopCallbacks) -> tuple[Found, dict[str, Any]]:
+        import numpy as np
+
+        given, xp = call.given, self.xp
+        if call.is_seq2seq and callbacks.keeps_details and given.get("encoder_outputs") is None:
+            if given.get("attention_mask") is None and given.get("input_ids") is not None:
+                given["attention_mask"] = call.mask_of_padding(given["input_ids"])
+            given["encoder_outputs"] = self.encoded(given, call.details)
+        settings, numbers, inputs = call.prepared(is_bucketed=not callbacks.keeps_details)
+        settings = replace(settings, processors=tuple(_on_device(xp, one) for one in settings.processors))
+        with np.errstate(all="ignore"):  # minus infinity is a score like any other
+            steps = self.steps(call.details)
+            found = run(call.backend.inputs, steps, settings, numbers, inputs, callbacks, xp, callbacks.keeps_details)
+        found = Found(
+            xp.asarray(found.sequences, "int32"),
+            found.length,
+            None if found.scores is None else xp.asarray(found.scores, "float32"),
+            None if found.rows is None else xp.asarray(found.rows, "int32"),
+        )
+        return found, {"encoder_outputs": given.get("encoder_outputs")}
 
 
 def _is_whole(x: Any) -> bool:

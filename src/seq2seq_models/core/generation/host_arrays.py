@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from .arrays import Array, Arrays, State
+from .arrays import Array, Arrays, State, StaticArrays
 
 
-class HostArrays:
+class HostArrays(StaticArrays):
     """The namespace for loops that run from Python, step by step; what a framework computes comes in as NumPy arrays.
 
     Args:
@@ -142,7 +142,12 @@ class HostArrays:
     def noise(self, seed: Array, step: Any, rows: int, width: int) -> Array:
         return self.np.asarray(self.device.noise(seed, step, rows, width))
 
-    def while_loop(self, go_on: Callable[[State], Array], body: Callable[[State], State], state: State) -> State:
+    def when(self, condition: Any, change: Callable[[Array], Array], x: Array) -> Array:
+        return change(x) if bool(condition) else x
+
+    def while_loop(
+        self, go_on: Callable[[State], Array], body: Callable[[State], State], state: State, most: Any = None
+    ) -> State:
         while bool(go_on(state)):
             state = body(state)
         return state

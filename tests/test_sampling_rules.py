@@ -1,4 +1,4 @@
-"""The rules of sampling in core/search, computed with TensorFlow and with JAX, against PyTorch's functions by value."""
+"""The rules of sampling, computed in each framework's arrays, against the reference's own warpers by value."""
 
 from __future__ import annotations
 
@@ -10,9 +10,11 @@ import pytest
 import torch
 
 from seq2seq_models import GenerationConfig
+from seq2seq_models.core.generation.arrays import Arrays
+from seq2seq_models.core.generation.rules import RuleContext, apply_rules, join, split
 from seq2seq_models.core.generation_rules import Rule, score_rules
-from seq2seq_models.core.search.rules import Look, apply_rules, join, split
-from seq2seq_models.pytorch import rules as pytorch_rules
+
+pytestmark = pytest.mark.reference
 
 ROWS, WORDS, LENGTH = 5, 41, 4
 OPTIONS: dict[str, tuple[Any, ...]] = {
@@ -42,11 +44,35 @@ def scores() -> np.ndarray:
     return made.astype("float32")
 
 
-def expected(rules: list[Rule]) -> np.ndarray:
-    found, ids = torch.tensor(scores()), torch.zeros(ROWS, LENGTH, dtype=torch.long)
-    for rule in rules:
-        found = pytorch_rules.FUNCTIONS[type(rule)](rule, ids, found)
-    return found.numpy()
+def expected(name: str, value: Any, at_least: int) -> np.ndarray:
+    """What the reference's warper makes of the scores."""
+    from transformers.generation import logits_process as theirs
+
+    more = {"min_tokens_to_keep": at_least}
+    warper: Any = {
+        "temperature": lambda: theirs.TemperatureLogitsWarper(value),
+        "top_k": lambda: theirs.TopKLogitsWarper(value, **more),
+        "top_p": lambda: theirs.TopPLogitsWarper(value, **more),
+        "min_p": lambda: theirs.MinPLogitsWarper(value, **more),
+        "typical_p": lambda: theirs.TypicalLogitsWarper(value, **more),
+        "epsilon_cutoff": lambda: theirs.EpsilonLogitsWarper(value, **more),
+        "eta_cutoff": lambda: theirs.EtaLogitsWarper(value, **more),
+        "renormalize_logits": theirs.LogitNormalization,
+    }[name]()
+    return np.asarray(warper(torch.zeros(ROWS, LENGTH, dtype=torch.long), torch.tensor(scores())))
+
+
+def in_pytorch() -> tuple[Arrays, Callable[..., Any]]:
+    from seq2seq_models.pytorch.arrays import EagerArrays
+
+    return EagerArrays(torch.device("cpu")), lambda function: lambda x, numbers: function(torch.tensor(x), numbers)
+
+
+def in_numpy() -> tuple[Arrays, Callable[..., Any]]:
+    from seq2seq_models.core.generation.host_arrays import HostArrays
+    from seq2seq_models.flax.arrays import JaxArrays
+
+    return HostArrays(JaxArrays()), lambda function: function
 
 
 def in_tensorflow() -> tuple[Any, Callable[..., Any]]:
@@ -65,24 +91,25 @@ def in_jax() -> tuple[Any, Callable[..., Any]]:
     return JaxArrays(), jax.jit
 
 
-@pytest.mark.parametrize("wing", [in_tensorflow, in_jax], ids=["tensorflow", "flax"])
+@pytest.mark.parametrize("framework", [in_pytorch, in_numpy, in_tensorflow, in_jax])
 @pytest.mark.parametrize("beams", [1, 3])
 @pytest.mark.parametrize(("name", "value"), CASES)
-def test_a_rule_of_sampling(wing: Callable[[], Any], beams: int, name: str, value: Any) -> None:
-    xp, compiled = wing()
+def test_a_rule_of_sampling(framework: Callable[[], Any], beams: int, name: str, value: Any) -> None:
+    xp, compiled = framework()
     rules = rules_of(name, value, beams)
     assert name in {rule.option for rule in rules} and len(rules) <= 2
     parts = [split(rule) for rule in rules]
 
     def apply(values: Any, numbers: Any) -> Any:
-        look = Look(xp, xp.full((ROWS, LENGTH), 0, "int32"), xp.asarray(LENGTH, "int32"), xp.asarray(0, "int32"))
+        context = RuleContext(xp, xp.full((ROWS, LENGTH), 0, "int32"), LENGTH, 0)
         whole = [join(alone, held, None) for (alone, _, _), held in zip(parts, numbers, strict=True)]
-        return apply_rules(whole, look, values)
+        return apply_rules(whole, context, values)
 
     numbers = [[np.float32(number) for number in held] for _, held, _ in parts]
-    found = np.asarray(compiled(apply)(scores(), numbers))
-    wanted = expected(rules)
-    if name == "top_p":  # of words that tie, a sort keeps any; compiled code keeps all
+    with np.errstate(all="ignore"):
+        found = np.asarray(compiled(apply)(scores(), numbers))
+    wanted = expected(name, value, 1 if beams == 1 else 2)
+    if name in ("top_p", "min_p"):  # of tokens that tie at the cut, the reference keeps any; here all stay
         least = np.where(np.isinf(wanted), np.inf, wanted).min(axis=1, keepdims=True)
         wanted = np.where(scores() >= least, scores(), -np.inf)
     assert (np.isinf(found) == np.isinf(wanted)).all()

@@ -1,4 +1,4 @@
-"""Contrastive search: of the likely next words, the one whose state is least like the states before it.
+"""Contrastive search: of the likely next tokens, the one whose state is least like the states before it.
 
 Letters in shapes: B inputs, k candidates, L width of the sequences, D model, V vocabulary.
 """
@@ -6,7 +6,6 @@ Letters in shapes: B inputs, k candidates, L width of the sequences, D model, V 
 from __future__ import annotations
 
 from .arrays import Array, State
-from .decoder import Sight
 from .task import Found, Task
 
 LOWEST = -3.4028234663852886e38
@@ -16,18 +15,17 @@ LOWEST = -3.4028234663852886e38
 def contrastive_search(task: Task) -> Found:
     """Sequences that take, of the k best tokens, the one that repeats the states before it least.
 
-    All candidates of an input are read in one run, side by side at the same position: each sees what came before and
-    itself. The one that is chosen stays in the cache.
+    The decoder reads all candidates of an input at the same position, where each sees what came before and itself. The
+    one that is chosen stays in the cache.
 
     Source: Su et al. 2022 (a contrastive framework for neural text generation), section 3.2.
     """
     xp, settings, numbers = task.xp, task.settings, task.numbers
     rows = task.ids.shape[0]
-    prompt = min(settings.prefill + 1, settings.width - 1)
-    hidden, cache, details = task.decoder.read(task.ids[:, :prompt], xp.asarray(0, "int32"), task.decoder.empty())
+    hidden, cache, details = task.decoder.read_prompt(task.ids, numbers.prompt_length)
     directions = _directions(task, hidden)
     room = xp.full((rows, settings.width, hidden.shape[2]), 0.0, "float32")
-    last = xp.take(hidden, xp.reshape(numbers.prompt_length - 1, (1,)), 1)[:, 0]
+    last = xp.at(hidden, numbers.prompt_length - 1, 1)[:, 0]
 
     def is_on(state: State) -> Array:
         return xp.any(state["open"]) & (state["length"] < numbers.max_length)
@@ -35,18 +33,19 @@ def contrastive_search(task: Task) -> Found:
     def step(state: State) -> State:
         ids, length = state["ids"], state["length"]
         logits = task.decoder.logits(state["hidden"])
+        task.host.on_logits(logits)
         scores = task.score(ids, length, logits)
-        task.host.seen(details, logits, scores, length)
+        task.host.on_scores(scores, state["details"], length)
         tokens, state = _choose(task, state, scores)
         if settings.end:
             tokens = xp.where(state["open"], tokens, settings.pad)
         ids = xp.put(ids, length, tokens[:, None], 1)
         stays = state["open"] & ~task.is_end(tokens)
-        ended = task.host.over(ids, length + 1, scores)
+        ended = task.host.should_stop(ids, length + 1, scores)
         if ended is not None:
             stays = stays & ~ended
         state = {**state, "ids": ids, "length": length + 1, "open": stays}
-        task.host.chosen(state)
+        task.host.on_tokens(state)
         return state
 
     start = {
@@ -54,6 +53,7 @@ def contrastive_search(task: Task) -> Found:
         "length": numbers.prompt_length,
         "open": xp.full((rows,), True, "bool"),
         "cache": cache,
+        "details": details,
         "hidden": last,
         "context": xp.put(room, xp.asarray(0, "int32"), directions, 1),
     }
@@ -66,25 +66,26 @@ def _choose(task: Task, state: State, scores: Array) -> tuple[Array, State]:
     xp, numbers, length = task.xp, task.numbers, state["length"]
     count = min(task.settings.top_k, scores.shape[1])
     chances, candidates = xp.top_k(xp.softmax(scores), count)
-    hidden, cache, _ = task.decoder.read(candidates, length, state["cache"], Sight(length))
+    hidden, cache = task.decoder.look_ahead(state["ids"], length, state["cache"], candidates)
     directions = _directions(task, hidden)
-    cosines = xp.matmul(directions, xp.transpose(state["context"], (0, 2, 1)))  # [B, k, L]
-    seen = xp.arange(task.settings.width)[None, None, :] < length
+    context = xp.written(state["context"], length)
+    cosines = xp.matmul(directions, xp.transpose(context, (0, 2, 1)))  # [B, k, L]
+    seen = xp.arange(context.shape[1])[None, None, :] < length
     if task.allowed is not None:
-        seen = seen & task.allowed[:, None, :]
+        seen = seen & xp.written(task.allowed, length)[:, None, :]
     worst = xp.max(xp.where(seen, cosines, LOWEST), axis=2)
     alpha: Array = numbers.alpha
     chosen = xp.argmax((1.0 - alpha) * chances - alpha * worst)
-    place = chosen[:, None]
-    return (
-        xp.take_along(candidates, place)[:, 0],
-        {
-            **state,
-            "cache": task.decoder.keep(cache, length, chosen),
-            "hidden": xp.pick(hidden, place)[:, 0],
-            "context": xp.put(state["context"], length, xp.pick(directions, place), 1),
-        },
-    )
+    index = chosen[:, None]
+    tokens = xp.take_along(candidates, index)
+    cache, details = task.decoder.keep(state["ids"], length, cache, chosen, tokens)
+    return tokens[:, 0], {
+        **state,
+        "cache": cache,
+        "details": details,
+        "hidden": xp.pick(hidden, index)[:, 0],
+        "context": xp.put(state["context"], length, xp.pick(directions, index), 1),
+    }
 
 
 def _directions(task: Task, hidden: Array) -> Array:

@@ -17,7 +17,7 @@ from ..generation_rules import tokens_of
 from ..settings.generation_options import GenerationMode
 from ..strategies import ask
 from .arrays import Array, Arrays
-from .decoder import Decoder, Entries, Steps
+from .decoder import Entries, StaticDecoder, Steps
 from .preparation import prepare
 from .run import Inputs, run, source_mask
 from .task import Numbers, Settings
@@ -83,7 +83,7 @@ def decode_step(
         cache_keys, cache_values: [N, B, H, L, K], zeros at first; L is the most tokens there can be.
     """
     cross, mask = _entries(cross_keys, cross_values), _mask(xp, steps, attention_mask)
-    decoder = Decoder(xp, xp, steps, decoder_input_ids.shape[0], cache_keys.shape[3], cross, mask, None)
+    decoder = StaticDecoder(xp, xp, steps, decoder_input_ids.shape[0], cache_keys.shape[3], cross, mask, None)
     hidden, cache, _ = decoder.read(decoder_input_ids, start, _entries(cache_keys, cache_values))
     keys, values = _stacked(xp, cache)
     return {"logits": decoder.logits(hidden), "cache_keys": keys, "cache_values": values}

@@ -44,7 +44,12 @@ def facts(config: Any) -> tuple[Any, ...]:
 
 
 def prepare(
-    plan: Plan, mode: GenerationMode, positions: int, processors: Sequence[Processor], memory_length: int
+    plan: Plan,
+    mode: GenerationMode,
+    positions: int,
+    processors: Sequence[Processor],
+    memory_length: int,
+    is_bucketed: bool = True,
 ) -> tuple[Settings, Numbers]:
     """Settings and numbers for a loop; the numbers as Python's and NumPy's, the seed left open.
 
@@ -54,6 +59,7 @@ def prepare(
         positions: rows of the model's position table.
         processors: the user's own.
         memory_length: columns that the decoder attends to.
+        is_bucketed: whether the width is rounded up, so that calls of other lengths share what is compiled.
     """
     import numpy as np
 
@@ -67,7 +73,7 @@ def prepare(
         alone, numbers, _ = split(rule)
         late_rules.append(alone)
         late_numbers.append(numbers)
-    room = bucket(plan.max_length - 1, positions)
+    room = bucket(plan.max_length - 1, positions) if is_bucketed else plan.max_length - 1
     prompt = plan.prompt_length - 1
     settings = Settings(
         mode=mode,
@@ -82,6 +88,7 @@ def prepare(
         early_stopping=config.early_stopping,
         penalty_is_positive=config.length_penalty > 0.0,
         top_k=(config.top_k or 1) if mode is GenerationMode.CONTRASTIVE_SEARCH else 1,
+        low_memory=bool(config.low_memory),
         use_cache=config.use_cache is not False,
         rules=tuple(rules),
         late_rules=tuple(late_rules),

@@ -9,8 +9,8 @@ BELOW_ONE = 1.0 - 2.0**-24
 """The greatest float32 below 1."""
 
 
-def one_by_one(task: Task) -> Found:
-    """Sequences that take the best token at each step, or draw it.
+def greedy_search(task: Task) -> Found:
+    """Sequences that take the best token at each step, or with `do_sample` draw it.
 
     A draw is the first token whose running probability exceeds the step's number, of which every row has its own.
     """
@@ -21,37 +21,41 @@ def one_by_one(task: Task) -> Found:
         return xp.any(state["open"]) & (state["length"] < numbers.max_length)
 
     def step(state: State) -> State:
-        ids, length = state["ids"], state["length"]
-        logits, cache, details = task.next_logits(ids, length, state["cache"])
+        ids, length, is_open = state["ids"], state["length"], state["open"]
+        logits, cache, details = task.decoder.next_logits(ids, length, state["cache"])
+        task.host.on_logits(logits)
         scores = task.score(ids, length, logits)
-        task.host.seen(details, logits, scores, length)
+        task.host.on_scores(scores, details, length)
         tokens = _draw(task, scores, length) if settings.do_sample else xp.argmax(scores)
+        # Steps past the end, where a namespace looks at it every few steps only, write padding and count nothing.
+        new = {"length": length + 1, "written": state["written"] + xp.cast(xp.any(is_open), "int32"), "cache": cache}
         if settings.end:
-            tokens = xp.where(state["open"], tokens, settings.pad)
+            tokens = xp.where(is_open, tokens, settings.pad)
+            is_open = is_open & ~task.is_end(tokens)
         ids = xp.put(ids, length, tokens[:, None], 1)
-        stays = state["open"] & ~task.is_end(tokens)
-        ended = task.host.over(ids, length + 1, scores)
-        if ended is not None:
-            stays = stays & ~ended
-        state = {"ids": ids, "length": length + 1, "open": stays, "cache": cache}
-        task.host.chosen(state)
+        stopped = task.host.should_stop(ids, length + 1, scores)
+        if stopped is not None:
+            is_open = is_open & ~stopped
+        state = {**new, "ids": ids, "open": is_open}
+        task.host.on_tokens(state)
         return state
 
     start = {
         "ids": task.ids,
         "length": numbers.prompt_length,
+        "written": numbers.prompt_length,
         "open": xp.full((rows,), True, "bool"),
-        "cache": task.begin(),
+        "cache": task.decoder.prefill(task.ids, numbers.prompt_length),
     }
-    last = xp.while_loop(is_on, step, start)
-    return Found(last["ids"], last["length"])
+    last = xp.while_loop(is_on, step, start, numbers.max_length - numbers.prompt_length)
+    return Found(last["ids"], last["written"])
 
 
 def _draw(task: Task, scores: Array, length: Array) -> Array:
     """One token per row, int32 [R], drawn from softmax(scores [R, V])."""
     xp, numbers = task.xp, task.numbers
-    chances = xp.softmax(scores)
-    # Sums rounded in another order may fall from one place to the next: nothing without probability may be found there.
+    chances = xp.cast(xp.softmax(scores), xp.precise)
+    # Sums rounded in another order may fall from one index to the next: there no token without probability is drawn.
     mass = xp.where(chances > 0, xp.cumsum(chances), 0.0)
     total = xp.max(mass, axis=1, keepdims=True)
     number = xp.noise(numbers.seed, length - numbers.prompt_length, scores.shape[0], 1) * total

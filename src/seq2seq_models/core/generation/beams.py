@@ -39,7 +39,7 @@ def beam_search(task: Task) -> Found:
         "can_improve": xp.full((batch, 1), True, "bool"),
         "is_over": xp.full((), False, "bool"),
         "rows": xp.arange(batch * beams),
-        "cache": task.begin(),
+        "cache": task.decoder.prefill(task.ids, numbers.prompt_length),
     }
     last = xp.while_loop(lambda state: ~state["is_over"], lambda state: _step(task, state), start)
     returned = settings.returned
@@ -57,27 +57,28 @@ def _step(task: Task, state: State) -> State:
     length = state["length"]
     ids = xp.reshape(state["running"], (batch * beams, width))
     cache = task.decoder.reorder(state["cache"], state["rows"])
-    logits, cache, details = task.next_logits(ids, length, cache)
-    scores = task.score(ids, length, xp.log_softmax(logits))
-    task.host.seen(details, logits, scores, length)
+    logits, cache, details = task.decoder.next_logits(ids, length, cache)
+    task.host.on_logits(logits)
+    scores = task.score(ids, length, xp.log_probabilities(logits))
+    task.host.on_scores(scores, details, length)
     totals, beam, tokens = _candidates(task, state, scores)
     candidates = xp.put(xp.pick(state["running"], beam), length, tokens[:, :, None], 2)
     origin = beam + xp.arange(batch)[:, None] * beams
     new = length - numbers.prompt_length
     rows = xp.put(xp.pick(state["running_rows"], beam), new, origin[:, :, None], 2)
     is_over = task.is_end(tokens) | (length + 1 >= numbers.max_length)
-    ended = task.host.over(xp.reshape(candidates, (-1, width)), length + 1, None)
+    ended = task.host.should_stop(xp.reshape(candidates, (-1, width)), length + 1, None)
     if ended is not None:
         is_over = is_over | xp.reshape(ended, is_over.shape)
-    going = _go_on(xp, beams, totals, candidates, rows, origin, is_over)
-    finished = _collect(task, state, totals, candidates, rows, is_over)
+    going = select_running(xp, beams, totals, candidates, rows, origin, is_over)
+    finished = update_finished(task, state, totals, candidates, rows, is_over)
     after: State = {**going, **finished, "length": length + 1, "cache": cache}
-    can_improve = state["can_improve"] & _improvement_possible(task, after)
+    can_improve = state["can_improve"] & can_improve_further(task, after)
     all_over = ~xp.any(can_improve) | xp.all(is_over)
     if task.settings.early_stopping is True:
         all_over = all_over | xp.all(after["is_finished"])
     after = {**after, "can_improve": can_improve, "is_over": all_over}
-    task.host.chosen(after)
+    task.host.on_tokens(after)
     return after
 
 
@@ -87,29 +88,25 @@ def _candidates(task: Task, state: State, scores: Array) -> tuple[Array, Array, 
     batch, beams, _ = state["running"].shape
     vocabulary = scores.shape[1]
     kept = min(max(2, 1 + len(task.settings.end)) * beams, beams * vocabulary)  # enough that n unfinished ones remain
-    totals = xp.reshape(scores, (batch, beams, vocabulary)) + state["running_scores"][:, :, None]
+    totals = xp.add(xp.reshape(scores, (batch, beams, vocabulary)), state["running_scores"][:, :, None])
     if task.settings.do_sample:
         return _drawn(task, xp.reshape(totals, (batch, beams * vocabulary)), state["length"], kept, vocabulary)
-    # The best of each beam first, then the best of those: the same, over far fewer numbers.
-    best, tokens = xp.top_k(totals, min(kept, vocabulary))
-    each = best.shape[2]
-    totals, picked = xp.top_k(xp.reshape(best, (batch, beams * each)), kept)
-    return totals, picked // each, xp.take_along(xp.reshape(tokens, (batch, beams * each)), picked)
+    return xp.best(totals, kept)
 
 
 def _drawn(task: Task, totals: Array, length: Array, kept: int, vocabulary: int) -> tuple[Array, Array, Array]:
     """k different candidates per input, drawn by softmax(totals [B, n * V]), best draw first.
 
-    The k largest of log-probability + Gumbel noise are such a draw; each input has its own stream of noise.
+    The k largest of score + Gumbel noise are such a draw; each input has its own stream of noise.
     """
     xp, numbers = task.xp, task.numbers
     noise = xp.noise(numbers.seed, length - numbers.prompt_length, *totals.shape)
     gumbel = -xp.log(-xp.log(xp.maximum(noise, 1e-20)))
-    _, picked = xp.top_k(xp.log_softmax(totals) + gumbel, kept)
+    _, picked = xp.top_k(totals + gumbel, kept)
     return xp.take_along(totals, picked), picked // vocabulary, picked % vocabulary
 
 
-def _go_on(
+def select_running(
     xp: Arrays, beams: int, totals: Array, candidates: Array, rows: Array, origin: Array, is_over: Array
 ) -> State:
     """The n best candidates that are not over become the running beams."""
@@ -122,14 +119,14 @@ def _go_on(
     }
 
 
-def _collect(task: Task, state: State, totals: Array, candidates: Array, rows: Array, is_over: Array) -> State:
+def update_finished(task: Task, state: State, totals: Array, candidates: Array, rows: Array, is_over: Array) -> State:
     """Candidates that are over join the finished sequences; the n best of those stay."""
     xp, numbers = task.xp, task.numbers
     beams = state["running"].shape[1]
     # Only the n best candidates count: the others are there so that enough unfinished ones remain.
     just_finished = is_over & (xp.arange(totals.shape[1])[None, :] < beams)
     new = state["length"] + 1 - numbers.prompt_length
-    totals = totals / _penalty(task, new)
+    totals = totals / length_penalty(task, new)
     if task.settings.early_stopping is True:
         full = xp.all(state["is_finished"], axis=1, keepdims=True)
         totals = totals + xp.cast(full, "float32") * RULED_OUT
@@ -144,7 +141,7 @@ def _collect(task: Task, state: State, totals: Array, candidates: Array, rows: A
     }
 
 
-def _improvement_possible(task: Task, state: State) -> Array:
+def can_improve_further(task: Task, state: State) -> Array:
     """Whether the best running beam could still beat the worst finished one, bool [B, 1].
 
     With `early_stopping="never"` and a positive penalty, it is judged at the greatest length it may reach,
@@ -153,12 +150,11 @@ def _improvement_possible(task: Task, state: State) -> Array:
     xp, settings, numbers = task.xp, task.settings, task.numbers
     reaches_far = settings.early_stopping == "never" and settings.penalty_is_positive
     length = (numbers.max_length if reaches_far else state["length"]) - numbers.prompt_length
-    best = state["running_scores"][:, :1] / _penalty(task, length)
+    best = state["running_scores"][:, :1] / length_penalty(task, length)
     worst = xp.min(state["finished_scores"], axis=1, keepdims=True)
     return xp.any(best > xp.where(state["is_finished"], worst, RULED_OUT), axis=1, keepdims=True)
 
 
-def _penalty(task: Task, length: Array) -> Array:
-    """length ** length_penalty, float32 [1, 1]."""
-    xp = task.xp
-    return xp.take(task.numbers.penalties, xp.reshape(length, (1,)), 0)[:, None]
+def length_penalty(task: Task, length: Array) -> Array:
+    """length ** length_penalty, a float32 scalar."""
+    return task.xp.element(task.numbers.penalties, length)

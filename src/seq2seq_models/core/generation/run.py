@@ -8,15 +8,16 @@ from dataclasses import dataclass, replace
 from ..settings.generation_options import GenerationMode
 from .arrays import Array, Arrays
 from .beams import beam_search
+from .callbacks import StepCallbacks
 from .contrastive import contrastive_search
-from .decoder import Decoder, Steps, lowest
+from .decoder import StaticDecoder, Steps, lowest
 from .diverse_beams import diverse_beam_search
-from .one_by_one import one_by_one
-from .task import Found, Host, Numbers, Settings, Task
+from .greedy import greedy_search
+from .task import Found, Numbers, Settings, Task
 
 LOOPS: dict[GenerationMode, Callable[[Task], Found]] = {
-    GenerationMode.GREEDY_SEARCH: one_by_one,
-    GenerationMode.SAMPLE: one_by_one,
+    GenerationMode.GREEDY_SEARCH: greedy_search,
+    GenerationMode.SAMPLE: greedy_search,
     GenerationMode.BEAM_SEARCH: beam_search,
     GenerationMode.BEAM_SAMPLE: beam_search,
     GenerationMode.GROUP_BEAM_SEARCH: diverse_beam_search,
@@ -51,8 +52,9 @@ def run(
     settings: Settings,
     numbers: Numbers,
     inputs: Inputs,
-    host: Host | None = None,
+    host: StepCallbacks | None = None,
     device: Arrays | None = None,
+    keeps_details: bool = False,
 ) -> Found:
     """The sequences of a strategy.
 
@@ -64,6 +66,7 @@ def run(
         inputs: the source and the prompt.
         host: what happens between steps, if the loop is not compiled.
         device: the namespace of the model's own arrays, if that is another.
+        keeps_details: whether the details of every step are wanted, the prompt's included.
     """
     states, cross, memory_mask = inputs.states, None, None
     if inputs.mask is not None:
@@ -75,10 +78,25 @@ def run(
     copies = settings.beams if settings.beams > 1 else settings.returned
     ids = xp.repeat(inputs.prompt, copies)
     allowed = None if inputs.prompt_mask is None else xp.repeat(inputs.prompt_mask, copies) != 0
-    more = settings.top_k if settings.mode is GenerationMode.CONTRASTIVE_SEARCH else 0
+    is_contrastive = settings.mode is GenerationMode.CONTRASTIVE_SEARCH
+    more = (1 if settings.low_memory else settings.top_k) if is_contrastive else 0  # candidates are read, too
     capacity, seen = settings.width - 1 + more, _wider(xp, allowed, more)
-    decoder = Decoder(xp, device or xp, steps, ids.shape[0], capacity, cross, memory_mask, seen, steps.packed())
-    task = Task(xp, settings, numbers, decoder, ids, allowed, host or Host())
+    decoder = StaticDecoder(
+        xp,
+        device or xp,
+        steps,
+        ids.shape[0],
+        capacity,
+        cross,
+        memory_mask,
+        seen,
+        steps.packed(),
+        use_cache=settings.use_cache,
+        prompt_room=settings.prefill,
+        low_memory=settings.low_memory,
+        prompt_length=int(numbers.prompt_length) if keeps_details else None,
+    )
+    task = Task(xp, settings, numbers, decoder, ids, allowed, host or StepCallbacks())
     found = LOOPS[settings.mode](task)
     is_written = xp.arange(settings.width)[None, :] < found.length
     return replace(found, sequences=xp.where(is_written, found.sequences, settings.pad))

@@ -7,7 +7,7 @@ vocabulary.
 from __future__ import annotations
 
 from .arrays import Array, State
-from .beams import RULED_OUT
+from .beams import RULED_OUT, length_penalty
 from .task import Found, Task
 
 EMPTY = -float("inf")
@@ -36,7 +36,7 @@ def diverse_beam_search(task: Task) -> Found:
         "arrived": xp.asarray(0, "int32"),
         "is_over": xp.full((), False, "bool"),
         "rows": xp.arange(batch * settings.beams),
-        "cache": task.begin(),
+        "cache": task.decoder.prefill(task.ids, numbers.prompt_length),
         # Every group on its own: the loop takes them one after the other.
         "groups": tuple(
             {
@@ -66,28 +66,30 @@ def _step(task: Task, state: State) -> State:
     rows = batch * count * size
     ids = xp.reshape(xp.stack([group["running"] for group in state["groups"]], 1), (rows, width))
     cache = task.decoder.reorder(state["cache"], state["rows"])
-    logits, cache, details = task.next_logits(ids, length, cache)
-    scores = xp.reshape(xp.log_softmax(logits), (batch, count, size, logits.shape[1]))
+    logits, cache, details = task.decoder.next_logits(ids, length, cache)
+    task.host.on_logits(logits)
+    vocabulary = logits.shape[1]
+    scores = xp.reshape(xp.log_probabilities(logits), (batch, count, size, vocabulary))
     groups: list[State] = []
     ruled: list[Array] = []
     taken: list[Array] = []
     arrived = state["arrived"]
     for index, group in enumerate(state["groups"]):
-        flat = xp.reshape(scores[:, index], (batch * size, logits.shape[1]))
+        flat = xp.reshape(scores[:, index], (batch * size, vocabulary))
         own = xp.reshape(group["running"], (batch * size, width))
         flat = task.score(own, length, flat, xp.concat(taken, 1) if taken else None)
         first_row = xp.arange(batch)[:, None] * (count * size) + index * size
         group, arrived = _extend(task, group, xp.reshape(flat, (batch, size, -1)), length, first_row, arrived)
         groups.append(group)
         ruled.append(xp.reshape(flat, (batch, size, -1)))
-        taken.append(xp.take(group["running"], xp.reshape(length, (1,)), 2)[:, :, 0])
-    task.host.seen(details, logits, xp.reshape(xp.stack(ruled, 1), (rows, -1)), length)
+        taken.append(xp.at(group["running"], length, 2)[:, :, 0])
+    task.host.on_scores(xp.reshape(xp.stack(ruled, 1), (rows, vocabulary)), details, length)
     is_done = xp.stack([group["is_done"] for group in groups], 1)
     new = length - numbers.prompt_length
-    origin = xp.stack([xp.take(group["running_rows"], xp.reshape(new, (1,)), 2)[:, :, 0] for group in groups], 1)
+    origin = xp.stack([xp.at(group["running_rows"], new, 2)[:, :, 0] for group in groups], 1)
     over = xp.full((batch, count, size), False, "bool") | is_done[:, :, None] | (length + 1 >= numbers.max_length)
     longer = xp.reshape(xp.stack([group["running"] for group in groups], 1), (rows, width))
-    ended = task.host.over(longer, length + 1, None)
+    ended = task.host.should_stop(longer, length + 1, None)
     if ended is not None:
         over = over | xp.reshape(ended, over.shape)
     state = {
@@ -98,7 +100,7 @@ def _step(task: Task, state: State) -> State:
         "cache": cache,
         "groups": tuple(groups),
     }
-    task.host.chosen(state)
+    task.host.on_tokens(state)
     return state
 
 
@@ -123,9 +125,9 @@ def _extend(
         group, arrived = _add(task, group, entry, wanted, length + 1, arrived)
     best = xp.argsort(xp.cast(is_end, "int32"))[:, :size]
     running = xp.pick(candidates, best)
-    latest = xp.take(running, xp.reshape(length, (1,)), 2)
+    latest = xp.at(running, length, 2)
     running = xp.put(running, length, xp.where(is_done[:, None, None], task.settings.pad, latest), 2)
-    over = _improves_no_more(task, group, totals[:, 0], length)
+    over = cannot_improve(task, group, totals[:, 0], length)
     return {
         **group,
         "running": running,
@@ -141,7 +143,7 @@ def _add(
     """A sequence [B, L] joins the finished ones of a group where it is `wanted` [B] and one of the g best."""
     xp = task.xp
     total, ids, rows = entry
-    score = total / _penalty(task, length - task.numbers.prompt_length)
+    score = total / length_penalty(task, length - task.numbers.prompt_length)
     held, arrivals = group["finished_scores"], group["arrivals"]
     worst = xp.min(held, axis=1)
     # A free place is the worst and the earliest; of equally bad sequences the earliest goes.
@@ -157,7 +159,7 @@ def _add(
     }, arrived + 1
 
 
-def _improves_no_more(task: Task, group: State, best: Array, length: Array) -> Array:
+def cannot_improve(task: Task, group: State, best: Array, length: Array) -> Array:
     """Whether a group is over: it has g finished sequences, and its best candidate [B] cannot beat the worst."""
     xp, settings, numbers = task.xp, task.settings, task.numbers
     is_full = xp.all(group["arrivals"] >= 0, axis=1)
@@ -165,7 +167,7 @@ def _improves_no_more(task: Task, group: State, best: Array, length: Array) -> A
         return is_full
     reaches_far = settings.early_stopping == "never" and settings.penalty_is_positive
     reach = (numbers.max_length if reaches_far else length + 1) - numbers.prompt_length
-    return is_full & (xp.min(group["finished_scores"], axis=1) >= best / _penalty(task, reach))
+    return is_full & (xp.min(group["finished_scores"], axis=1) >= best / length_penalty(task, reach))
 
 
 def _finish(task: Task, state: State) -> Found:
@@ -191,8 +193,3 @@ def _finish(task: Task, state: State) -> Found:
     sequences = xp.reshape(xp.pick(sequences, places), (batch * returned, width))
     best = xp.reshape(xp.take_along(scores, places), (batch * returned,))
     return Found(sequences, numbers.prompt_length + new, best, rows)
-
-
-def _penalty(task: Task, length: Array) -> Array:
-    """length ** length_penalty, float32 [1]."""
-    return task.xp.take(task.numbers.penalties, task.xp.reshape(length, (1,)), 0)

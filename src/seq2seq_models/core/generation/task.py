@@ -12,9 +12,10 @@ from typing import Any
 
 from ..generation_rules import HammingDiversity, Rule
 from ..settings.generation_options import GenerationMode
-from .arrays import Array, Arrays, State
+from .arrays import Array, Arrays
+from .callbacks import StepCallbacks
 from .decoder import Decoder
-from .rules import Look, apply_rules, join
+from .rules import RuleContext, apply_rules, join
 
 Processor = Callable[[Array, Array, Array], Array]
 """A user's rule: the sequences int32 [R, L], the scores float32 [R, V] and the length so far, to new scores."""
@@ -35,6 +36,7 @@ class Settings:
         early_stopping: as in GenerationConfig.
         penalty_is_positive: whether a longer sequence gains by the length penalty.
         top_k: candidates of a contrastive search.
+        low_memory: a contrastive search reads its candidates one after the other.
         use_cache: read every token once; else all of them at each step.
         rules, late_rules: without their numbers (see `rules.split`).
         processors: the user's, called in between.
@@ -52,6 +54,7 @@ class Settings:
     early_stopping: bool | str
     penalty_is_positive: bool
     top_k: int
+    low_memory: bool
     use_cache: bool
     rules: tuple[Rule, ...]
     late_rules: tuple[Rule, ...]
@@ -86,26 +89,6 @@ class Numbers:
     alpha: Array | None = None
 
 
-class Host:
-    """What happens between steps outside compiled code; nothing here. Loops with a host of their own are not compiled.
-
-    A loop calls `seen` with each step's details, logits and scores, `over` for the rows that something outside ends,
-    and `chosen` with the state after each step.
-    """
-
-    wants_details: bool = False
-
-    def seen(self, details: Any, logits: Array, scores: Array, length: Array) -> None:
-        """One step's outputs."""
-
-    def over(self, ids: Array, length: Array, scores: Array | None) -> Array | None:
-        """bool [rows of ids]: those that must end; None if nothing outside ends them."""
-        return None
-
-    def chosen(self, state: State) -> None:
-        """The state after a step."""
-
-
 @dataclass(frozen=True)
 class Found:
     """What a loop returns.
@@ -133,7 +116,7 @@ class Task:
         decoder: runs the model.
         ids: int32 [R, L], the prompt in its first places.
         allowed: bool [R, L], False where the prompt is padding; None if it has none.
-        host: what happens outside compiled code.
+        host: what happens between steps.
     """
 
     xp: Arrays
@@ -142,35 +125,7 @@ class Task:
     decoder: Decoder
     ids: Array
     allowed: Array | None = None
-    host: Host = field(default_factory=Host)
-
-    def begin(self) -> Any:
-        """The cache after the prompt but its last token, which the loop reads first."""
-        cache = self.decoder.empty()
-        if self.settings.prefill and self.settings.use_cache and not self.host.wants_details:
-            # Tokens that only fill up are read too: their places are overwritten before anything looks at them.
-            start = self.xp.asarray(0, "int32")
-            _, cache, _ = self.decoder.read(self._words(self.ids[:, : self.settings.prefill]), start, cache)
-        return cache
-
-    def next_logits(self, ids: Array, length: Array, cache: Any) -> tuple[Array, Any, Any]:
-        """Logits [R, V] of the next token for sequences [R, L] of this length, the cache, and details."""
-        if self.host.wants_details and self.settings.use_cache and int(length) == int(self.numbers.prompt_length):
-            hidden, cache, details = self.decoder.read(ids[:, : int(length)], self.xp.asarray(0, "int32"), cache)
-            return self.decoder.logits(hidden[:, -1]), cache, details
-        if self.settings.use_cache:
-            latest = self.xp.take(ids, self.xp.reshape(length - 1, (1,)), 1)
-            hidden, cache, details = self.decoder.read(latest, length - 1, cache)
-            return self.decoder.logits(hidden[:, 0]), cache, details
-        start = self.xp.asarray(0, "int32")
-        words = self._words(ids[:, : self.settings.width - 1])
-        hidden, _, details = self.decoder.read(words, start, self.decoder.empty())
-        last = self.xp.take(hidden, self.xp.reshape(length - 1, (1,)), 1)
-        return self.decoder.logits(last[:, 0]), cache, details
-
-    def _words(self, ids: Array) -> Array:
-        """Ids that can be looked up: what fills beams up is none if nothing ends them."""
-        return self.xp.maximum(ids, 0)
+    host: StepCallbacks = field(default_factory=StepCallbacks)
 
     def score(self, ids: Array, length: Array, scores: Array, taken: Array | None = None) -> Array:
         """Scores [R, V] after every rule.
@@ -178,14 +133,16 @@ class Task:
         Args:
             ids: int32 [R, L].
             length: tokens so far.
-            scores: before the rules.
+            scores: before the rules; consumed.
             taken: tokens that earlier groups of beams chose at this step, int32 [B, any].
         """
-        look = Look(self.xp, ids, length, self.numbers.source_length)
-        scores = apply_rules(self._joined(self.settings.rules, self.numbers.rules, taken), look, scores)
-        for processor in self.settings.processors:
+        xp, settings, numbers = self.xp, self.settings, self.numbers
+        ids = xp.written(ids, length)
+        context = RuleContext(xp, ids, length, numbers.source_length)
+        scores = apply_rules(self._joined(settings.rules, numbers.rules, taken), context, scores)
+        for processor in settings.processors:
             scores = processor(ids, scores, length)
-        return apply_rules(self._joined(self.settings.late_rules, self.numbers.late_rules, taken), look, scores)
+        return apply_rules(self._joined(settings.late_rules, numbers.late_rules, taken), context, scores)
 
     def _joined(self, rules: tuple[Rule, ...], numbers: tuple[Any, ...], taken: Array | None) -> list[Rule]:
         whole = [join(rule, held, self.numbers.source) for rule, held in zip(rules, numbers, strict=True)]

@@ -1,0 +1,98 @@
+"""Whether a model is as this library made it: only then may a fast path go round its modules' `forward`."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+from torch import nn
+from torch.nn.modules import module as torch_module
+
+from .attention import Attention
+from .layers import DecoderLayer, EncoderLayer, PositionEmbedding, TokenEmbedding
+from .linear import Linear
+from .quantization import Int8Linear
+from .transformer import Decoder, Encoder
+
+PARTS: dict[type, Any] = {
+    kind: kind.forward
+    for kind in (
+        Attention,
+        Decoder,
+        DecoderLayer,
+        Encoder,
+        EncoderLayer,
+        Int8Linear,
+        Linear,
+        PositionEmbedding,
+        TokenEmbedding,
+        nn.Embedding,
+        nn.LayerNorm,
+        nn.Linear,
+        nn.ModuleList,
+    )
+}
+"""The modules of a decoder and its head, exactly of these types, and what each of them computes with."""
+
+HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
+METHODS = ("forward", "prepare_inputs_for_generation", "get_encoder", "get_decoder", "_logits", "_head_bias")
+"""What of a model with a head decides its logits."""
+
+
+def changed_part(model: Any) -> str | None:
+    """What about a model with a head is not this library's own, in words; None if nothing is.
+
+    A subclass that overrides nothing of what decides its logits, such as one with further heads, is unchanged.
+    """
+    if found := _overridden(model, "") or _hooked("the model", model):
+        return found
+    if any(getattr(torch_module, name) for name in ("_global_forward_hooks", "_global_forward_pre_hooks")):
+        return "there are hooks on all modules"
+    if found := is_changed("lm_head", model.lm_head):
+        return found
+    if type(model.lm_head) is not Int8Linear and model.lm_head.bias is not None:
+        return "`lm_head` has a bias"
+    if found := _overridden(model.model, " of `model`") or _hooked("model", model.model):
+        return found
+    return next((what for name, one in _named(model.get_decoder()) if (what := is_changed(name, one))), None)
+
+
+def _overridden(model: nn.Module, where: str) -> str | None:
+    known = next((kind for kind in type(model).__mro__ if kind in ORIGINALS), None)
+    if known is None:
+        return f"the class{where} is {type(model).__name__}"
+    for name, method in ORIGINALS[known].items():
+        own = vars(model).get(name)
+        # Other libraries put a method back as an attribute of the model.
+        is_back = getattr(own, "__func__", None) is method and getattr(own, "__self__", None) is model
+        if (own is not None and not is_back) or getattr(type(model), name, None) is not method:
+            return f"`{name}`{where} is overridden"
+    return None
+
+
+def is_changed(name: str, part: nn.Module) -> str | None:
+    """What about a module of a model is not this library's own, in words; None if nothing is."""
+    kind = type(part)
+    if kind not in PARTS:
+        return f"`{name}` is of the type {kind.__name__}"
+    if "forward" in vars(part) or kind.forward is not PARTS[kind]:
+        return f"the `forward` of `{name}` is overridden"
+    return _hooked(name, part)
+
+
+def _named(decoder: nn.Module) -> Iterator[tuple[str, nn.Module]]:
+    return ((f"decoder.{name}" if name else "decoder", one) for name, one in decoder.named_modules())
+
+
+def _hooked(name: str, part: nn.Module) -> str | None:
+    return f"there are hooks on `{name}`" if any(getattr(part, hooks) for hooks in HOOKS) else None
+
+
+ORIGINALS: dict[type, dict[str, Any]] = {}
+"""The methods of this library's models as they were when they were defined, by class and name."""
+
+
+def remember(*kinds: type) -> None:
+    """Take these classes' methods for the originals."""
+    for kind in kinds:
+        ORIGINALS[kind] = {name: getattr(kind, name) for name in METHODS if hasattr(kind, name)}
