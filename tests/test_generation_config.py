@@ -299,7 +299,7 @@ BAD: list[tuple[dict[str, Any], str, str]] = [
     ({"sequence_bias": {(1,): "much"}}, "sequence_bias", "a list of [token ids, number] pairs, or a dictionary"),
     ({"suppress_tokens": [-1]}, "suppress_tokens", "a list of token ids of at least 0, got [-1]"),
     ({"forced_eos_token_id": -1}, "forced_eos_token_id", "a token id of at least 0 or a list of such ids, got -1"),
-    ({"eos_token_id": []}, "eos_token_id", "a token id of at least 0 or a list of such ids, got []"),
+    ({"eos_token_id": []}, "eos_token_id", "a token id or a list of such ids, got []"),
     ({"pad_token_id": -1}, "pad_token_id", "a token id of at least 0, got -1"),
     ({"exponential_decay_length_penalty": [1]}, "exponential_decay_length_penalty", "a start position and a factor"),
     ({"stop_strings": [1]}, "stop_strings", "a string or a list of strings, got [1]"),

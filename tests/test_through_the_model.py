@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import logging
+import re
 import threading
 from types import MethodType
 from typing import Any
@@ -12,6 +13,7 @@ import pytest
 import torch
 from torch import nn
 
+from seq2seq_models.core.settings.validity import warn_once
 from seq2seq_models.pytorch import packing
 from seq2seq_models.pytorch.changes import changed_part
 
@@ -305,3 +307,36 @@ def test_the_head_is_called_in_forward_and_in_the_loss(change: Any) -> None:
     assert len(heard) == 2
     for one, other in zip(*found, strict=True):
         torch.testing.assert_close(one, other, atol=2e-5, rtol=1e-4)
+
+
+@pytest.mark.parametrize("ends", [-1, [-1], [-5, 7], [-1, -2]])
+@pytest.mark.parametrize("beams", [1, 3])
+def test_a_negative_end_never_comes(ends: Any, beams: int, caplog: pytest.LogCaptureFixture) -> None:
+    mine, theirs = twins("Pegasus")
+    warn_once.cache_clear()
+    options = {**PLAIN, "eos_token_id": ends, "num_beams": beams, "min_new_tokens": 0}
+    with caplog.at_level(logging.WARNING, "seq2seq_models"):
+        found = mine.generate(**source(1), **options)
+        mine.generate(**source(1), **options)
+    assert len([one for one in caplog.records if "it never does" in one.getMessage()]) == 1
+    assert found.tolist() == theirs.generate(**source(1), **options).tolist()
+
+
+def test_what_is_set_on_the_models_config_after_loading_is_used(caplog: pytest.LogCaptureFixture) -> None:
+    mine, theirs = twins("BlenderbotSmall")
+    warn_once.cache_clear()
+    assert mine.generation_config._from_model_config
+    for model in (mine, theirs):
+        model.generation_config.forced_eos_token_id = None
+        model.config.max_length, model.config.num_beams, model.config.no_repeat_ngram_size = 9, 3, 2
+    with caplog.at_level(logging.WARNING, "seq2seq_models"):
+        mine.generate(**source(1))
+        found = mine.generate(**source(1))
+    told = [one.getMessage() for one in caplog.records if "the model's config" in one.getMessage()]
+    assert len(told) == 1 and "max_length=9, no_repeat_ngram_size=2, num_beams=3" in told[0]
+    wanted = theirs.generate(**source(1), max_length=9, num_beams=3, no_repeat_ngram_size=2)
+    assert found.tolist() == wanted.tolist()
+    assert re.search(r"max_length\W+9\b", mine.describe_generation())
+    mine.generation_config.max_length = 5  # what is set on the object itself wins
+    assert mine.generate(**source(1)).shape[1] == 5
+    assert mine.generate(**source(1), max_length=4).shape[1] == 4

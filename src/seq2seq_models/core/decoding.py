@@ -14,6 +14,8 @@ from typing import TYPE_CHECKING, Any
 from ..errors import GenerationError
 from .generation_config import GenerationConfig
 from .generation_rules import Rule, score_rules, tokens_of
+from .settings.generation_options import OPTIONS, OUTPUT_OPTIONS
+from .settings.validity import warn_once
 
 if TYPE_CHECKING:
     from .config import PretrainedConfig
@@ -99,7 +101,45 @@ def resolve(
     config.update(**settings)
     _refuse_unsupported(config)
     config.validate()
+    _drop_ends_of_no_token(config)
     return config, {name: value for name, value in model_inputs.items() if value is not None}
+
+
+def _drop_ends_of_no_token(config: GenerationConfig) -> None:
+    """A negative `eos_token_id` is no token's: nothing ends a sequence by it."""
+    ends = tokens_of(config.eos_token_id)
+    kept = [end for end in ends if end >= 0]
+    if len(kept) == len(ends):
+        return
+    warn_once(
+        logger,
+        f"`eos_token_id` must be at least 0 to end a sequence, got {config.eos_token_id} (generate): it never does.",
+    )
+    config.eos_token_id = kept or None
+
+
+def following(own: GenerationConfig, model_config: PretrainedConfig) -> GenerationConfig:
+    """A model's generation configuration, with the options that were set on the model's config since.
+
+    Only one that was made from the model's config follows it, and only in options that were not set on itself; what a
+    forward pass returns is no matter of generation.
+    """
+    if not own._from_model_config:
+        return own
+    now, first = GenerationConfig.from_model_config(model_config), own._at_first
+    names = OPTIONS.keys() & first.keys() - {*OUTPUT_OPTIONS, "return_dict_in_generate", "use_cache"}
+    changed = {name: getattr(now, name) for name in names if getattr(now, name) != first[name] == getattr(own, name)}
+    if not changed:
+        return own
+    told = ", ".join(f"{name}={value!r}" for name, value in sorted(changed.items()))
+    warn_once(
+        logger,
+        f"generate: {told} was set on the model's config, and is used. Set it on `model.generation_config` instead.",
+    )
+    followed = copy.deepcopy(own)
+    for name, value in changed.items():
+        setattr(followed, name, value)
+    return followed
 
 
 def _complete(config: GenerationConfig, own: GenerationConfig) -> None:

@@ -32,7 +32,7 @@ logger = logging.getLogger(__name__)
 
 GENERATION_CONFIG_NAME = "generation_config.json"
 
-_NEVER_SAVED = ("_commit_hash", "_sources", "compile_config")
+_NEVER_SAVED = ("_commit_hash", "_sources", "_at_first", "compile_config")
 _METADATA = ("_from_model_config", "_commit_hash", "transformers_version")
 _ARGUMENT, _ASSIGNED, _DEFAULT = "argument", "set on the object", "class default"
 
@@ -61,6 +61,7 @@ class GenerationConfig(OptionValues, PushToHubMixin):
         for name, option in OPTIONS.items():
             object.__setattr__(self, name, copy.copy(option.default))
         self._from_model_config = False
+        self._at_first: dict[str, Any] = {}  # what a model's config said when this was made of it
         self._commit_hash: str | None = None
         object.__setattr__(self, "transformers_version", None)
 
@@ -332,6 +333,7 @@ class GenerationConfig(OptionValues, PushToHubMixin):
         config._from_model_config = True
         if any(getattr(config, name) for name in OUTPUT_OPTIONS):
             config._take({"return_dict_in_generate": True}, CONFIG_NAME)
+        config._at_first = {name: copy.copy(getattr(config, name)) for name in OPTIONS}
         return config
 
     def update(self, **kwargs: Any) -> dict[str, Any]:

@@ -16,7 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ..core.decoding import CAUSAL_INPUTS, ENCODER_DECODER_INPUTS, resolve
+from ..core.decoding import CAUSAL_INPUTS, ENCODER_DECODER_INPUTS, following, resolve
 from ..core.generation.call import HEAD_MASKS, GenerateArguments, GenerateCall
 from ..core.generation.callbacks import Criterion, LoopCallbacks, StepCallbacks
 from ..core.generation.preparation import prepare
@@ -192,7 +192,8 @@ class GenerationMixin:
             GenerationError: as `generate` would.
         """
         names = ENCODER_DECODER_INPUTS if self.config.is_encoder_decoder else CAUSAL_INPUTS
-        return resolve(self.generation_config, _as_ours(generation_config), options, names)[0].describe(defaults=False)
+        own = following(self.generation_config, self.config)
+        return resolve(own, _as_ours(generation_config), options, names)[0].describe(defaults=False)
 
     def prepare_inputs_for_generation(
         self,

@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Protocol
 
 from ...errors import GenerationError, InputError
-from ..decoding import plan
+from ..decoding import following, plan
 from ..generation_config import GenerationConfig
 from ..generation_rules import tokens_of
 from ..outputs import (
@@ -119,7 +119,7 @@ class GenerateCall:
         self.backend, self.model_config, self.request = backend, model_config, request
         self.is_seq2seq = bool(model_config.is_encoder_decoder)
         config, given, self.mode = ask(
-            own,
+            following(own, model_config),
             request.generation_config,
             request.options,
             is_encoder_decoder=self.is_seq2seq,

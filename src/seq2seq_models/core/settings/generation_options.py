@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any, Literal
 
-from .validity import Rule, flag, is_real, is_whole, one_of, real, token_id, whole
+from .validity import Rule, end_id, flag, is_real, is_whole, one_of, real, token_id, whole
 
 Group = Literal["length", "strategy", "scores", "tokens", "output", "cache", "assistant"]
 
@@ -147,7 +147,7 @@ OPTIONS: dict[str, Option] = {
     "watermarking_config": Option(None, _ANYTHING, "scores", "settings of a watermark"),
     "pad_token_id": Option(None, token_id(), "tokens", "fills finished rows up"),
     "bos_token_id": Option(None, token_id(several=True), "tokens", "begins a sequence"),
-    "eos_token_id": Option(None, token_id(several=True), "tokens", "ends a sequence"),
+    "eos_token_id": Option(None, end_id(), "tokens", "ends a sequence; a negative number never does"),
     "decoder_start_token_id": Option(None, token_id(several=True), "tokens", "the decoder starts with it"),
     "num_return_sequences": Option(1, whole(1), "output", "outputs per input"),
     "output_attentions": Option(False, flag(), "output", "return attention weights"),

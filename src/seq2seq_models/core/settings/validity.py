@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import logging
 import math
 import numbers
 from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass
+from functools import cache
 from typing import Any, TypeGuard
 
 
@@ -88,6 +90,23 @@ def token_id(below: int | None = None, *, several: bool = False) -> Rule:
         return is_id(value)
 
     return Rule(words, holds)
+
+
+def end_id() -> Rule:
+    """A token id, or a list of them; a negative number is one that no token has."""
+
+    def holds(value: Any) -> bool:
+        if isinstance(value, list | tuple):
+            return len(value) > 0 and all(map(is_whole, value))
+        return is_whole(value)
+
+    return Rule("a token id or a list of such ids", holds)
+
+
+@cache
+def warn_once(logger: logging.Logger, text: str) -> None:
+    """Log a warning, the first time only."""
+    logger.warning(text)
 
 
 def or_none(rule: Rule) -> Rule:
