@@ -6,8 +6,10 @@ models are tiny, with the same weights as our PyTorch ones, whose results are th
 
 from __future__ import annotations
 
+import copy
 import gc
 import json
+import logging
 import tempfile
 import weakref
 from collections.abc import Callable, Iterator
@@ -34,6 +36,7 @@ CONTRAST = {"penalty_alpha": 0.6, "top_k": 4}
 STRATEGIES = {"greedy": {}, "beams": {"num_beams": 3}, "groups": GROUPS, "contrastive": CONTRAST}
 ENDLESS = {"eos_token_id": None, "forced_eos_token_id": None}
 ON_HOST = {"max_time": 3600.0}
+TOKEN = 40
 """An option that asks for the loop on the host over compiled steps, and changes nothing else."""
 DRAWS = 20_000
 COMPILED_EVERY = 16
@@ -84,6 +87,9 @@ class Side(Protocol):
 
     def encoder_outputs(self, model: Any, inputs: dict[str, Any]) -> Any:
         """What the model's encoder returns."""
+
+    def favour(self, model: Any, in_class: bool) -> None:
+        """Changes a model so that 8 is added to the logits of TOKEN, in its class or on the object."""
 
     def many_shapes(self) -> AbstractContextManager[None]:
         """Around calls on the host of more shapes than a process has room to compile."""
@@ -283,6 +289,12 @@ def up_to_open_ties(ids: Any, expected: Any, options: dict[str, Any], end: int) 
         if places.size and places[0] in forced:
             row[places[0] :] = wanted[places[0] :]
     return ids, expected
+
+
+def favoured(outputs: Any) -> Any:
+    """A PyTorch model's outputs with 8 added to the logits of a token."""
+    outputs.logits[..., TOKEN] += 8.0
+    return outputs
 
 
 class Combinations(Shared):
@@ -722,6 +734,54 @@ class Outputs(Shared):
             self.ours(
                 original("Pegasus"), **source(1), **CONTRAST, return_dict_in_generate=True, output_attentions=True
             )
+
+
+class ThroughTheModel(Shared):
+    """A model whose own method adds to the logits is asked by `generate`; PyTorch's is in test_through_the_model.py."""
+
+    def changed(self, model: Any, in_class: bool) -> tuple[Any, Any]:
+        """This side's model and PyTorch's, with 8 added to a token's logits."""
+        mine, base = copied(self.side, model), copy.deepcopy(model)
+        base.register_forward_hook(lambda module, args, outputs: favoured(outputs))
+        self.side.favour(mine, in_class)
+        return mine, base
+
+    @pytest.mark.parametrize("in_class", [True, False], ids=["a subclass", "an attribute"])
+    @pytest.mark.parametrize("beams", [1, 3])
+    @per_family
+    def test_ids_are_those_of_the_changed_model(self, family, beams, in_class):
+        mine, base = self.changed(thin(family), in_class)
+        options = {**source(2), "max_new_tokens": 7, "num_beams": beams, "forced_eos_token_id": None}
+        expected = base.generate(**options)
+        found = self.side.generate(mine, **plain(options))
+        same_ids(self.side, found.sequences, expected)
+        assert numbers(expected).tolist() != numbers(thin(family).generate(**options)).tolist()
+
+    def test_a_prompt_several_outputs_and_no_cache(self):
+        mine, base = self.changed(thin("Pegasus"), True)
+        prompt = torch.tensor([[0, 7, 9], [0, 5, 5], [0, 8, 4]])
+        options = {**source(3), "decoder_input_ids": prompt, "max_new_tokens": 6, "num_beams": 4}
+        options |= {"num_return_sequences": 2}
+        for more in ({}, {"use_cache": False}):
+            found = self.side.generate(mine, **plain({**options, **more}))
+            same_ids(self.side, found.sequences, base.generate(**options, **more))
+
+    def test_scores_and_what_the_log_says(self, caplog):
+        mine, base = self.changed(thin("BlenderbotSmall"), True)
+        options = {**source(1), "max_new_tokens": 4, "return_dict_in_generate": True, "output_logits": True}
+        with caplog.at_level(logging.INFO, "seq2seq_models"):
+            found = self.side.generate(mine, **plain(options))
+        near(found.logits, base.generate(**options).logits, 2e-5)
+        assert any("through the model: `" in one.getMessage() for one in caplog.records)
+
+    def test_what_does_not_go_through_it_is_refused(self):
+        mine, _ = self.changed(thin("Pegasus"), True)
+        with pytest.raises(GenerationError, match="`penalty_alpha` must be unset for a model of which"):
+            self.side.generate(mine, **plain({**source(1), **CONTRAST}))
+        inputs = plain(source(1))
+        for call in self.side.inside(lambda ids: self.side.generate(mine, input_ids=ids).sequences):
+            with pytest.raises(GenerationError, match="must be as this library made it"):
+                call(self.side.array(inputs["input_ids"]))
 
 
 class Callbacks(Shared):

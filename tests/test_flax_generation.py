@@ -7,6 +7,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from contextlib import nullcontext
+from functools import partial
 from typing import Any, ClassVar
 
 import jax
@@ -64,6 +65,19 @@ class Flax:
     def encoder_outputs(self, model: Any, inputs: dict[str, Any]) -> Any:
         return model.encode(**inputs)
 
+    def favour(self, model: Any, in_class: bool) -> None:
+        decode = type(model).decode
+
+        def favoured(self: Any, *args: Any, **kwargs: Any) -> Any:
+            outputs = decode(self, *args, **kwargs)
+            outputs.logits = outputs.logits.at[..., compiled.TOKEN].add(8.0)
+            return outputs
+
+        if in_class:
+            model.__class__ = type("Favouring", (type(model),), {"decode": favoured})
+        else:
+            model.decode = partial(favoured, model)
+
     def many_shapes(self) -> Any:
         return nullcontext()
 
@@ -81,6 +95,10 @@ class TestInputs(compiled.Inputs):
 
 
 class TestOutputs(compiled.Outputs):
+    side = Flax()
+
+
+class TestThroughTheModel(compiled.ThroughTheModel):
     side = Flax()
 
 

@@ -23,6 +23,8 @@ from ..core.outputs import BaseModelOutput, ModelOutput
 from ..errors import InputError
 from .arrays import JaxArrays
 from .cache import entries
+from .changes import changed_part
+from .decoder import ModelDecoder
 
 for _record in (Inputs, Numbers, Found):
     jax.tree_util.register_dataclass(_record)
@@ -131,6 +133,10 @@ class FlaxBackend(CompilingBackend):
 
     def __init__(self, model: Any, params: Any, prng_key: Array | None) -> None:
         self.model, self.params, self.prng_key = model, params, prng_key
+        self.changed = changed_part(model)
+
+    def model_decoder(self, inputs: dict[str, Any], mask: Any, details: tuple[bool, bool], settings: Settings) -> Any:
+        return ModelDecoder(self.model, self.params, inputs, mask, details, settings.width)
 
     def is_symbolic(self, x: Any) -> bool:
         return isinstance(x, jax.core.Tracer)

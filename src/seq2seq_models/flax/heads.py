@@ -14,6 +14,7 @@ from ..core.config import PretrainedConfig
 from ..core.parameters import Head
 from ..errors import InputError
 from .attention import mask_of
+from .changes import remember
 from .generation import GenerationMixin
 from .layers import check_positions, ids_of
 from .model import PreTrainedModel
@@ -325,3 +326,6 @@ def labels_of(labels: Any, config: PretrainedConfig) -> Array:
     found = labels if isinstance(labels, Array) else np.asarray(labels)
     ids_of("labels", (jnp if isinstance(found, Array) else np).where(found == -100, 0, found), config)
     return jnp.asarray(found, jnp.int32)
+
+
+remember(ConditionalGenerationModel, CausalModel)

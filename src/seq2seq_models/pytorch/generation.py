@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import copy
 import inspect
-import logging
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, cast
@@ -37,8 +36,6 @@ from .transformer import Encoder
 
 if TYPE_CHECKING:
     from ..core.streamers import BaseStreamer
-
-logger = logging.getLogger("seq2seq_models")
 
 Processor = Callable[[Tensor, Tensor], Tensor]
 """A user's rule: ids so far, int64 [R, length], and scores, float32 [R, V], to new scores."""
@@ -258,6 +255,7 @@ class PyTorchBackend:
     def __init__(self, model: Any, device: torch.device | None = None) -> None:
         self.model, self.device = model, device or model.device
         self.xp = self.inputs = EagerArrays(self.device)
+        self.changed = changed_part(model)
 
     @property
     def more_inputs(self) -> frozenset[str]:
@@ -317,14 +315,8 @@ class PyTorchBackend:
         ids, mask = self.xp.repeat(ids, copies), None if mask is None else self.xp.repeat(mask, copies)
         is_own = model is self.model
         details = call.details if is_own else (False, False)
-        reason = changed_part(model)
-        logger.info(
-            "generate: %s decodes %s",
-            type(model).__name__,
-            "by the fast path" if reason is None else f"through its own `forward`: {reason}",
-        )
         decoder: Any
-        if reason is None:
+        if (self.changed if is_own else changed_part(model)) is None:
             decoder = EagerDecoder(
                 model,
                 source,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import logging
 from collections.abc import Callable, Sequence
 from contextlib import contextmanager
@@ -22,10 +23,16 @@ from ..core.generation.task import Found, Numbers, Processor, Settings
 from ..core.generation_config import GenerationConfig
 from ..core.outputs import BaseModelOutput, ModelOutput
 from .arrays import TensorFlowArrays
+from .changes import changed_part
 
 logger = logging.getLogger("seq2seq_models")
 Tensor = Any
 ARRAYS = TensorFlowArrays()
+NOT_GIVEN = frozenset(
+    "kwargs use_cache output_attentions output_hidden_states return_dict past_key_values training "
+    "decoder_inputs_embeds decoder_position_ids".split()
+)
+"""Arguments of `call` that `generate` gives itself, or has options for."""
 
 
 _MODEL: ContextVar[Any] = ContextVar("model")
@@ -179,6 +186,19 @@ class TensorFlowBackend(CompilingBackend):
 
     def __init__(self, model: Any, seed: Any, on_host: bool) -> None:
         self.model, self.given_seed, self.on_host = model, seed, on_host
+        self.changed = changed_part(model)
+
+    @property
+    def more_inputs(self) -> frozenset[str]:
+        if self.changed is None:
+            return frozenset()
+        methods = (self.model.call, self.model.prepare_inputs_for_generation)
+        return frozenset().union(*(inspect.signature(one).parameters for one in methods)) - NOT_GIVEN
+
+    def model_decoder(self, inputs: dict[str, Any], mask: Any, details: tuple[bool, bool], settings: Settings) -> Any:
+        from .decoder import ModelDecoder
+
+        return ModelDecoder(self.model, inputs, mask, details, settings.use_cache)
 
     def is_symbolic(self, x: Any) -> bool:
         return bool(tf.is_symbolic_tensor(x))

@@ -19,6 +19,7 @@ from ..core.outputs import (
 from ..core.parameters import FINAL_LOGITS_BIAS, Head
 from ..errors import ConfigError, InputError
 from .cache import Entries, LegacyCache
+from .changes import remember
 from .generation import GenerationMixin
 from .layers import TokenEmbedding
 from .linear import Linear, Part, zeros
@@ -559,3 +560,6 @@ class CausalModel(LanguageModel):
             "attention_mask": attention_mask,
             **{name: value for name, value in kwargs.items() if value is not None},
         }
+
+
+remember(ConditionalGenerationModel, CausalModel)

@@ -5,6 +5,7 @@ Letters in shapes: B inputs, L width of the sequences, S source, D model.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Protocol
@@ -14,6 +15,7 @@ from ..decoding import following, plan
 from ..generation_config import GenerationConfig
 from ..generation_rules import tokens_of
 from ..outputs import (
+    BaseModelOutput,
     GenerateBeamDecoderOnlyOutput,
     GenerateBeamEncoderDecoderOutput,
     GenerateDecoderOnlyOutput,
@@ -26,11 +28,13 @@ from .arrays import Arrays
 from .callbacks import Criterion, LoopCallbacks
 from .host_arrays import HostArrays
 from .preparation import bucket, prepare, typed
-from .run import Inputs, run
-from .task import Found, Numbers, Processor, Settings
+from .run import Inputs, run, search
+from .task import Found, Numbers, Processor, Settings, Task
 
 if TYPE_CHECKING:
     from ..streamers import BaseStreamer
+
+logger = logging.getLogger("seq2seq_models")
 
 VECTORS = ("inputs_embeds", "encoder_outputs", "encoder_hidden_states")
 HEAD_MASKS = ("head_mask", "decoder_head_mask", "cross_attn_head_mask")
@@ -47,9 +51,14 @@ class Backend(Protocol):
     def inputs(self) -> Arrays:
         """The namespace of inputs whose values are known."""
 
+    model: Any
+
     @property
     def more_inputs(self) -> frozenset[str]:
         """Arguments of the model beyond those of its family, which an overridden `forward` takes."""
+
+    changed: str | None
+    """What about the model is not this library's own, in words: then decoding goes through it. None if nothing is."""
 
     compiles: bool
     """Whether a call is one compiled program unless it needs the host; else the loop always runs from Python."""
@@ -152,8 +161,13 @@ class GenerateCall:
                 "`output_attentions` and `output_hidden_states` must be unset with `penalty_alpha`, got True: compiled "
                 "contrastive search does not collect them. Leave them out, or use the PyTorch model."
             )
-        self.needs_host = not backend.compiles or bool(self._host_options())
+        self.needs_host = not backend.compiles or backend.changed is not None or bool(self._host_options())
         self.is_traced = backend.is_tracing() or any(map(self._is_symbolic, (prompt, *self.given.values())))
+        if self.is_traced and backend.changed is not None:
+            raise GenerationError(
+                f"a model inside compiled code must be as this library made it, got one of which {backend.changed}. "
+                "Call `generate` outside of it."
+            )
         if self.is_traced and self.needs_host:
             raise GenerationError(
                 f"{', '.join(self._host_options())} must be unset inside compiled code, which the host cannot look "
@@ -165,6 +179,8 @@ class GenerateCall:
 
     def run(self) -> Any:
         """The output object."""
+        form = "by the fast path" if self.backend.changed is None else f"through the model: {self.backend.changed}"
+        logger.info("generate: %s decodes %s", type(self.backend.model).__name__, form)
         if self.needs_host:
             return self._run_from_python()
         settings, numbers, inputs = self.prepared(is_bucketed=True)
@@ -436,8 +452,12 @@ class CompilingBackend:
     """What the frameworks that compile share: their loop from Python computes in NumPy, over compiled steps."""
 
     compiles = True
-    more_inputs: frozenset[str] = frozenset()
+    changed: str | None
     xp: Any
+
+    @property
+    def more_inputs(self) -> frozenset[str]:
+        return frozenset()
 
     @property
     def inputs(self) -> Arrays:
@@ -446,16 +466,20 @@ class CompilingBackend:
     def loop(self: Any, call: GenerateCall, callbacks: LoopCallbacks) -> tuple[Found, dict[str, Any]]:
         import numpy as np
 
-        given, xp = call.given, self.xp
-        if call.is_seq2seq and callbacks.keeps_details and given.get("encoder_outputs") is None:
+        given, xp, is_changed = call.given, self.xp, self.changed is not None
+        needs_outputs = callbacks.keeps_details or is_changed
+        if call.is_seq2seq and needs_outputs and given.get("encoder_outputs") is None:
             if given.get("attention_mask") is None and given.get("input_ids") is not None:
                 given["attention_mask"] = call.mask_of_padding(given["input_ids"])
             given["encoder_outputs"] = self.encoded(given, call.details)
-        settings, numbers, inputs = call.prepared(is_bucketed=not callbacks.keeps_details)
+        settings, numbers, inputs = call.prepared(is_bucketed=not needs_outputs)
         settings = replace(settings, processors=tuple(_on_device(xp, one) for one in settings.processors))
         with np.errstate(all="ignore"):  # minus infinity is a score like any other
-            steps = self.steps(call.details)
-            found = run(call.backend.inputs, steps, settings, numbers, inputs, callbacks, xp, callbacks.keeps_details)
+            if is_changed:
+                found = search(self._task(call, callbacks, settings, numbers, inputs))
+            else:
+                own, steps = call.backend.inputs, self.steps(call.details)
+                found = run(own, steps, settings, numbers, inputs, callbacks, xp, callbacks.keeps_details)
         found = Found(
             xp.asarray(found.sequences, "int32"),
             found.length,
@@ -463,6 +487,38 @@ class CompilingBackend:
             None if found.rows is None else xp.asarray(found.rows, "int32"),
         )
         return found, {"encoder_outputs": given.get("encoder_outputs")}
+
+    def _task(
+        self: Any,
+        call: GenerateCall,
+        callbacks: LoopCallbacks,
+        settings: Settings,
+        numbers: Numbers,
+        inputs: Inputs,
+    ) -> Task:
+        """What a search is given to run a model that was changed, by way of its own methods."""
+        if settings.mode is GenerationMode.CONTRASTIVE_SEARCH:
+            raise GenerationError(
+                f"`penalty_alpha` must be unset for a model of which {self.changed}: contrastive search does not go "
+                "through it in this framework. Leave it out, or use the PyTorch model."
+            )
+        xp, given = call.backend.inputs, call.given
+        copies = settings.beams if settings.beams > 1 else settings.returned
+        ids = xp.repeat(inputs.prompt, copies)
+        mask = None if call.prompt_mask is None else xp.repeat(call.prompt_mask, copies)
+        without = {"input_ids", "inputs_embeds", "decoder_input_ids", "decoder_attention_mask", "labels"}
+        without |= set() if call.is_seq2seq else {"attention_mask"}
+        own = {name: value for name, value in given.items() if name not in without and value is not None}
+        more = {
+            name: self.xp.repeat(self.xp.asarray(value, str(value.dtype)), copies)
+            for name, value in own.items()
+            if name != "encoder_outputs"
+        }
+        if call.is_seq2seq:
+            states = self.xp.repeat(_states(own["encoder_outputs"]), copies)
+            more["encoder_outputs"] = BaseModelOutput(last_hidden_state=states)
+        decoder = self.model_decoder(more, mask, call.details, settings)
+        return Task(xp, settings, numbers, decoder, ids, None, callbacks)
 
 
 def _is_whole(x: Any) -> bool:

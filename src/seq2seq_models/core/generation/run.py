@@ -96,7 +96,12 @@ def run(
         low_memory=settings.low_memory,
         prompt_length=int(numbers.prompt_length) if keeps_details else None,
     )
-    task = Task(xp, settings, numbers, decoder, ids, allowed, host or StepCallbacks())
+    return search(Task(xp, settings, numbers, decoder, ids, allowed, host or StepCallbacks()))
+
+
+def search(task: Task) -> Found:
+    """What the strategy of a task returns, with padding behind the longest sequence."""
+    xp, settings = task.xp, task.settings
     found = LOOPS[settings.mode](task)
     is_written = xp.arange(settings.width)[None, :] < found.length
     return replace(found, sequences=xp.where(is_written, found.sequences, settings.pad))
