@@ -960,7 +960,7 @@ class Faults(Shared):
             "`streamer` must be None": {**GROUPS, "streamer": Collect()},
             "`diversity_penalty` must be 0": {"num_beams": 2, "diversity_penalty": 1.0},
             "are the same thing, got both|got `inputs`": {"input_ids": ones, "inputs": ones},
-            "none of them": {"input_ids": None, "attention_mask": None},
+            "none of them": {"input_ids": None, "attention_mask": None, "bos_token_id": None},
         }
         cases |= {
             r"integers \[B, S\], got float32 \[3, 11\]": {"input_ids": torch.ones(3, 11)},

@@ -409,13 +409,12 @@ def test_bad_options_are_named_before_anything_runs(family, monkeypatch):
         "more than the 1 decoder tokens given": {"max_new_tokens": 0},
         "decoder_input_ids": {"decoder_input_ids": torch.ones(1, 2, dtype=torch.long)},
         "must be one id or 3": {"decoder_start_token_id": [1, 2]},
-        "neither|none of them": None,
+        "neither|none of them": {"input_ids": None, "attention_mask": None, "bos_token_id": None},
         "got both": {"inputs": torch.ones(1, 2, dtype=torch.long)},
     }
     for message, options in cases.items():
-        inputs = {} if options is None else source(11)
         with pytest.raises((GenerationError, InputError), match=message):
-            mine.generate(**inputs, **(options or {}))
+            mine.generate(**{**source(11), **options})
 
 
 @pytest.mark.parametrize("family", FAMILIES)

@@ -6,6 +6,7 @@ import copy
 import logging
 import re
 import threading
+from functools import partial
 from types import MethodType
 from typing import Any
 
@@ -13,9 +14,12 @@ import pytest
 import torch
 from torch import nn
 
+from seq2seq_models import GenerationConfig
 from seq2seq_models.core.settings.validity import warn_once
+from seq2seq_models.errors import InputError
 from seq2seq_models.pytorch import packing
 from seq2seq_models.pytorch.changes import changed_part
+from seq2seq_models.pytorch.decoder import EagerDecoder
 
 from .combinations import combination, source
 from .tiny import FAMILIES, ours_like, pair, reference, same_ids
@@ -340,3 +344,70 @@ def test_what_is_set_on_the_models_config_after_loading_is_used(caplog: pytest.L
     mine.generation_config.max_length = 5  # what is set on the object itself wins
     assert mine.generate(**source(1)).shape[1] == 5
     assert mine.generate(**source(1), max_length=4).shape[1] == 4
+
+
+def counted(monkeypatch: pytest.MonkeyPatch, reads: list[int]) -> None:
+    """Notes how many tokens each step of the fast form reads."""
+    read = EagerDecoder.read
+    monkeypatch.setattr(EagerDecoder, "read", lambda *args: (reads.append(args[1].shape[1]), read(*args))[1])
+
+
+def heard(reads: list[int], module: nn.Module, args: Any, out: torch.Tensor) -> None:
+    reads.append(out.shape[1])
+
+
+@pytest.mark.parametrize("change", [None, by_hook])
+@pytest.mark.parametrize("beams", [1, 3])
+@pytest.mark.parametrize("family", FAMILIES)
+def test_an_earlier_calls_cache_is_gone_on_from(
+    family: str, beams: int, change: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    mine, theirs = twins(family)
+    options = {**PLAIN, "eos_token_id": None}
+    found = []
+    for model in (mine, theirs):
+        if change is not None:
+            change(model)
+        first = model.generate(**source(1), **options, return_dict_in_generate=True)
+        reads: list[int] = []
+        if model is mine and change is None:
+            counted(monkeypatch, reads)
+        else:
+            model.get_decoder().layers[0].fc1.register_forward_hook(partial(heard, reads))
+        past = {"decoder_input_ids": first.sequences, "past_key_values": first.past_key_values}
+        longer = model.generate(**source(1), **{**options, "max_new_tokens": 4, "num_beams": 1}, **past)
+        assert reads == [1, 1, 1, 1]
+        monkeypatch.undo()
+        assert longer.tolist() == model.generate(**source(1), **{**options, "max_new_tokens": 10}).tolist()
+        found.append(longer.tolist())
+    assert found[0] == found[1]
+    with pytest.raises(InputError, match=f"must hold {3 * beams} rows of fewer than 1 tokens"):
+        again = mine.generate(**source(1), **options, return_dict_in_generate=True)
+        mine.generate(**source(1), num_beams=beams, past_key_values=again.past_key_values)
+
+
+def test_nothing_to_read_begins_with_the_token_that_begins_one() -> None:
+    mine, theirs = twins("BlenderbotSmall")
+    options = {**PLAIN, "max_new_tokens": 4}
+    assert mine.generate(**options).tolist() == theirs.generate(**options).tolist()
+    assert mine.generate(do_sample=True, max_new_tokens=4, eos_token_id=None).shape == (1, 5)
+    pegasus, reference_of_it = twins("Pegasus")
+    pegasus.generation_config.bos_token_id = reference_of_it.generation_config.bos_token_id = None
+    with pytest.raises(InputError, match="or a `bos_token_id`, got none of them"):
+        pegasus.generate(**options)
+    with pytest.raises(ValueError, match="bos_token_id"):
+        reference_of_it.generate(**options)
+
+
+@pytest.mark.parametrize("use_model_defaults", [True, False, None])
+def test_what_of_the_models_own_settings_completes_a_configuration(use_model_defaults: bool | None) -> None:
+    from transformers import GenerationConfig as Theirs
+
+    mine, theirs = twins("Pegasus")
+    for model in (mine, theirs):
+        model.generation_config.max_length, model.generation_config.num_beams = 7, 3
+    given = {"use_model_defaults": use_model_defaults, "eos_token_id": None}
+    found = mine.generate(**source(1), generation_config=GenerationConfig(no_repeat_ngram_size=2), **given)
+    expected = theirs.generate(**source(1), generation_config=Theirs(no_repeat_ngram_size=2), **given)
+    assert found.tolist() == expected.tolist()
+    assert (found.shape[1] == 7) == (use_model_defaults is not False)

@@ -82,15 +82,18 @@ def resolve(
     Args:
         own: the model's configuration.
         given: the `generation_config` argument, if any.
-        options: all further keyword arguments.
+        options: all further keyword arguments. `use_model_defaults` says whether `given` is completed by all that `own`
+            has set, or by its special tokens only.
         inputs: names that are inputs of the model.
 
     Raises:
         GenerationError: naming every option that is unknown, out of range, contradictory or not supported.
     """
     config = copy.deepcopy(own if given is None else given)
+    options = dict(options)
+    use_model_defaults = options.pop("use_model_defaults", None)
     if given is not None:
-        _complete(config, own)
+        _complete(config, own, use_model_defaults)
     model_inputs = {name: value for name, value in options.items() if name in inputs}
     settings = {name: value for name, value in options.items() if name not in inputs}
     if settings.pop("synced_gpus", None):
@@ -142,10 +145,10 @@ def following(own: GenerationConfig, model_config: PretrainedConfig) -> Generati
     return followed
 
 
-def _complete(config: GenerationConfig, own: GenerationConfig) -> None:
+def _complete(config: GenerationConfig, own: GenerationConfig, use_model_defaults: bool | None) -> None:
     version = str(getattr(own, "transformers_version", None) or "4.50")
     is_old = tuple(int(part) for part in version.split(".")[:2] if part.isdigit()) < (4, 50)
-    if is_old:
+    if is_old if use_model_defaults is None else not use_model_defaults:
         config.fill_from(own, ("bos_token_id", "eos_token_id", "pad_token_id", "decoder_start_token_id"))
     else:
         config.fill_from(own)

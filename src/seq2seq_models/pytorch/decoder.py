@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from ..core.outputs import BaseModelOutput, BaseModelOutputWithPastAndCrossAttentions
 from ..errors import GenerationError
-from .cache import Cache, EncoderDecoderCache, StaticCache
+from .cache import Cache, DynamicCache, EncoderDecoderCache, StaticCache
 from .packing import packed_linear, packed_products
 
 Details = tuple[Any, Any, Any]
@@ -48,6 +48,7 @@ class EagerDecoder:
         use_cache: read every token once; else all of them at each step.
         low_memory: read candidates one after the other, and the chosen one once more.
         beams: rows per input that go on from each other.
+        past: a cache of the prompt's first tokens, or its tuples, which is copied.
     """
 
     def __init__(
@@ -62,6 +63,7 @@ class EagerDecoder:
         use_cache: bool = True,
         low_memory: bool = False,
         beams: int = 1,
+        past: Any = None,
     ) -> None:
         self.model, self.source, self.decoder_mask, self.details = model, source, mask, details
         self.head_masks = head_masks or {}
@@ -78,6 +80,11 @@ class EagerDecoder:
         if use_cache:
             own = StaticCache(max_cache_len=capacity)
             self.cache = EncoderDecoderCache(own) if source.states is not None else own
+            for index, (keys, values, *cross) in enumerate(past or ()):
+                self.cache.update(keys, values, index)
+                if cross and source.states is not None:
+                    self.cache.set_cross(cross[0], cross[1], index)
+                self.done = keys.shape[2]
 
     # ---- what a search asks for: see core/generation/decoder.py
 
@@ -232,17 +239,27 @@ class ModelDecoder:
         inputs: further arguments of the model by name, a row per sequence, R, where they have rows; the source's mask
             is `attention_mask`, the prompt's `decoder_attention_mask` (of a causal model: `attention_mask`).
         details, use_cache: as for `EagerDecoder`.
+        past: a cache of the prompt's first tokens, or its tuples, which is handed on as one that grows.
     """
 
     def __init__(
-        self, model: Any, inputs: dict[str, Any], *, details: tuple[bool, bool] = (False, False), use_cache: bool = True
+        self,
+        model: Any,
+        inputs: dict[str, Any],
+        *,
+        details: tuple[bool, bool] = (False, False),
+        use_cache: bool = True,
+        past: Any = None,
     ) -> None:
         self.model, self.inputs, self.details, self.use_cache = model, inputs, details, use_cache
         self.is_seq2seq = bool(model.config.is_encoder_decoder)
         # The first step is given none, and makes one: a cache that is empty would hide from other libraries, which know
         # their own caches only, that it is the first.
         self.cache: Any = None
-        self.done = 0
+        if past is not None:  # it grows, which the one of an earlier call may not
+            kind = EncoderDecoderCache if self.is_seq2seq else DynamicCache
+            self.cache = kind.from_legacy_cache(tuple(past))
+        self.done = 0 if past is None else past[0][0].shape[2]
         takes = inspect.signature(model.forward).parameters.values()
         self.takes_position = any(one.name == "cache_position" or one.kind is one.VAR_KEYWORD for one in takes)
         self.ahead: Any = None  # the logits and details of candidates, or of the last of them that was kept

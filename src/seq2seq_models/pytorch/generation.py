@@ -25,6 +25,7 @@ from ..core.generation_config import GenerationConfig
 from ..core.outputs import BaseModelOutput, ModelOutput
 from ..core.settings.generation_options import OUTPUT_OPTIONS, GenerationMode
 from ..core.strategies import assistant_options
+from ..errors import GenerationError, InputError
 from .arrays import EagerArrays
 from .assisted import Draft, assisted_search
 from .attention import padding_mask
@@ -41,7 +42,7 @@ Processor = Callable[[Tensor, Tensor], Tensor]
 """A user's rule: ids so far, int64 [R, length], and scores, float32 [R, V], to new scores."""
 
 NOT_GIVEN = frozenset(
-    "self kwargs use_cache output_attentions output_hidden_states return_dict past_key_values cache_position "
+    "self kwargs use_cache output_attentions output_hidden_states return_dict cache_position "
     "decoder_inputs_embeds inputs_embeds".split()
 )
 """Arguments of `forward` that `generate` gives itself, or has options for."""
@@ -100,7 +101,8 @@ class GenerationMixin:
                 once: the same result, sooner. One input at a time; without beams.
             **kwargs: any option of `GenerationConfig` (they win over both configurations), and the model's inputs:
                 `attention_mask` (made from the padding if not given), `inputs_embeds`, `encoder_outputs`,
-                `decoder_input_ids`, `decoder_attention_mask`, head masks. `tokenizer` for `stop_strings`.
+                `decoder_input_ids`, `decoder_attention_mask`, head masks; `past_key_values` of an earlier call, whose
+                output the prompt is; further arguments of an overridden `forward`. `tokenizer` for `stop_strings`.
 
         Returns:
             The ids, or with `return_dict_in_generate` one of the `Generate…Output` classes.
@@ -259,7 +261,7 @@ class PyTorchBackend:
 
     @property
     def more_inputs(self) -> frozenset[str]:
-        names: set[str] = set()
+        names = {"past_key_values"}
         for name in ("forward", "prepare_inputs_for_generation"):
             names |= set(inspect.signature(getattr(self.model, name)).parameters)
         return frozenset(names - NOT_GIVEN)
@@ -327,15 +329,35 @@ class PyTorchBackend:
                 use_cache=settings.use_cache,
                 low_memory=settings.low_memory,
                 beams=settings.beams,
+                past=self._past(call, plan.prompt_length, len(ids)) if is_own else None,
             )
         else:
             inputs = self._inputs(call, source, copies, mask, is_own)
             use_cache = settings.use_cache and call.mode is not GenerationMode.CONTRASTIVE_SEARCH
-            decoder = ModelDecoder(model, inputs, details=details, use_cache=use_cache)
+            past = self._past(call, plan.prompt_length, len(ids)) if is_own and use_cache else None
+            decoder = ModelDecoder(model, inputs, details=details, use_cache=use_cache, past=past)
         allowed = None
         if mask is not None:
             allowed = F.pad(mask != 0, (0, settings.width - mask.shape[1]), value=True)
         return Task(self.xp, settings, numbers, decoder, ids, allowed, callbacks)
+
+    def _past(self, call: GenerateCall, length: int, rows: int) -> Any:
+        """The cache that a call goes on from, if it is given one that is not empty."""
+        past = call.given.get("past_key_values")
+        if past is None or len(past) == 0:
+            return None
+        if call.mode is GenerationMode.CONTRASTIVE_SEARCH or call.config.use_cache is False:
+            raise GenerationError(
+                "`past_key_values` must be None with `penalty_alpha` or `use_cache=False`, which read every token, "
+                "got a cache. Leave it out."
+            )
+        held = past[0][0].shape
+        if held[0] != rows or held[2] >= length:
+            raise InputError(
+                f"`past_key_values` must hold {rows} rows of fewer than {length} tokens, the prompt's, "
+                f"got {held[0]} of {held[2]}. Pass all tokens so far as the prompt, and a row for each that is decoded."
+            )
+        return past
 
     def _candidates(self, call: GenerateCall, settings: Settings) -> int:
         """Tokens that a contrastive search reads beyond the sequence."""

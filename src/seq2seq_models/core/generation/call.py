@@ -37,6 +37,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger("seq2seq_models")
 
 VECTORS = ("inputs_embeds", "encoder_outputs", "encoder_hidden_states")
+SOURCES = ("input_ids", "inputs_embeds", "encoder_outputs")
 HEAD_MASKS = ("head_mask", "decoder_head_mask", "cross_attn_head_mask")
 
 
@@ -142,6 +143,13 @@ class GenerateCall:
         if request.assistant is not None:
             check_assistant(model_config, request.assistant)
             self._check_draftable()
+        if (
+            self.is_seq2seq
+            and all(self.given.get(name) is None for name in SOURCES)
+            and config.bos_token_id is not None
+        ):
+            # Nothing to read: the source is the token that begins one.
+            self.given["input_ids"] = backend.inputs.full((1, 1), tokens_of(config.bos_token_id)[0], "int32")
         self._check_inputs()
         prompt, prompt_mask = self._decoder_prompt() if self.is_seq2seq else self._prompt()
         self.plan = plan(
@@ -385,7 +393,10 @@ class GenerateCall:
         if ids is not None and embeds is not None:
             raise InputError("`input_ids` and `inputs_embeds` are the same input, got both. Pass one of them.")
         if ids is None and embeds is None and outputs is None:
-            raise InputError("`generate` needs `input_ids`, `inputs_embeds` or `encoder_outputs`, got none of them.")
+            raise InputError(
+                "`generate` needs `input_ids`, `inputs_embeds` or `encoder_outputs`, or a `bos_token_id`, got none of "
+                "them."
+            )
         start = config.decoder_start_token_id if config.decoder_start_token_id is not None else config.bos_token_id
         if start is None:
             raise GenerationError(
