@@ -951,7 +951,7 @@ class Faults(Shared):
             "num_return_sequences": {"num_beams": 2, "num_return_sequences": 3},
             "guidance_scale=3.0": {"guidance_scale": 3.0},
             "`stop_strings` needs `tokenizer`": {"stop_strings": "end"},
-            "assistant_model": {"assistant_model": model},
+            "`assistant_model` must be None in this framework": {"assistant_model": model},
             "`max_length` must be at most 38": {"max_length": 39},
             "`max_length` must be at most 37": {**CONTRAST, "max_length": 38},
             "more than the 1 decoder tokens given": {"max_new_tokens": 0},

@@ -196,6 +196,27 @@ def test_evaluation_generates(family: str, tmp_path: Path) -> None:
     assert len(seen) == 8
 
 
+@pytest.mark.parametrize("family", FAMILIES)
+def test_evaluation_generates_through_a_forward_of_ones_own(family: str, tmp_path: Path) -> None:
+    found = []
+    for index, model in enumerate(models(family)):
+
+        class Favouring(type(model)):  # type: ignore[misc]
+            def forward(
+                self, input_ids: Any = None, attention_mask: Any = None, labels: Any = None, **more: Any
+            ) -> Any:
+                outputs = super().forward(input_ids, attention_mask, labels=labels, **more)
+                outputs.logits = outputs.logits + 100.0 * torch.nn.functional.one_hot(
+                    torch.tensor(40), outputs.logits.shape[-1]
+                )
+                return outputs
+
+        model.__class__ = Favouring
+        own = trainer(family, model, tmp_path / str(index), predict_with_generate=True, generation_max_length=8)
+        found.append(own.predict(own.eval_dataset, num_beams=2).predictions.tolist())
+    assert found[0] == found[1] and any(40 in row for row in found[0])
+
+
 def test_training_arguments_bring_a_generation_config(tmp_path: Path) -> None:
     theirs, mine = models("Pegasus")
     config = transformers.GenerationConfig(

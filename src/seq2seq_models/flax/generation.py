@@ -232,6 +232,7 @@ class GenerationMixin:
             prefix_allowed_tokens_fn=kwargs.pop("prefix_allowed_tokens_fn", None),
             streamer=kwargs.pop("streamer", None),
             tokenizer=kwargs.pop("tokenizer", None),
+            assistant=kwargs.pop("assistant_model", None),
             on_host=not trace,
             options=kwargs,
         )

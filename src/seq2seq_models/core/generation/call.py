@@ -140,6 +140,11 @@ class GenerateCall:
             more_inputs=backend.more_inputs,
         )
         self.config, self.given = config, {name: self._concrete(name, value) for name, value in given.items()}
+        if backend.compiles and request.assistant is not None:
+            raise GenerationError(
+                "`assistant_model` must be None in this framework, got a model: drafts of changing length would be "
+                "compiled anew for each. Leave it out, or use the PyTorch model."
+            )
         if request.assistant is not None:
             check_assistant(model_config, request.assistant)
             self._check_draftable()
