@@ -1,7 +1,7 @@
 """The rules that change scores while generating, as data: one list for all frameworks, in the order they apply.
 
-Each framework implements every rule once, in its `rules.py`; which rules a configuration asks for, and with which
-numbers, is decided here. A rule looks at the scores, at the ids so far, or at the step (the length so far).
+Every rule is computed once for all frameworks, in `generation/rules.py`; which rules a configuration asks for, and with
+which numbers, is decided here. A rule looks at the scores, at the ids so far, or at the step (the length so far).
 """
 
 from __future__ import annotations

@@ -14,7 +14,7 @@ from ..core.config import PretrainedConfig
 from ..core.parameters import Head
 from ..errors import InputError
 from .attention import mask_of
-from .changes import remember
+from .changes import ORIGINALS
 from .generation import GenerationMixin
 from .layers import check_positions, ids_of
 from .model import PreTrainedModel
@@ -328,4 +328,4 @@ def labels_of(labels: Any, config: PretrainedConfig) -> Array:
     return jnp.asarray(found, jnp.int32)
 
 
-remember(ConditionalGenerationModel, CausalModel)
+ORIGINALS.remember(ConditionalGenerationModel, CausalModel)

@@ -8,6 +8,7 @@ from typing import Any
 from torch import nn
 from torch.nn.modules import module as torch_module
 
+from ..core.generation.originals import Originals
 from .attention import Attention
 from .layers import DecoderLayer, EncoderLayer, PositionEmbedding, TokenEmbedding
 from .linear import Linear
@@ -35,8 +36,9 @@ PARTS: dict[type, Any] = {
 """The modules of a decoder and its head, exactly of these types, and what each of them computes with."""
 
 HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
-METHODS = ("forward", "prepare_inputs_for_generation", "get_encoder", "get_decoder", "_logits", "_head_bias")
-"""What of a model with a head decides its logits."""
+ORIGINALS = Originals(
+    ("forward", "prepare_inputs_for_generation", "get_encoder", "get_decoder", "_logits", "_head_bias"),
+)
 
 
 def changed_part(model: Any) -> str | None:
@@ -44,7 +46,7 @@ def changed_part(model: Any) -> str | None:
 
     A subclass that overrides nothing of what decides its logits, such as one with further heads, is unchanged.
     """
-    if found := _overridden(model, "") or _hooked("the model", model):
+    if found := ORIGINALS.overridden(model) or _hooked("the model", model):
         return found
     if any(getattr(torch_module, name) for name in ("_global_forward_hooks", "_global_forward_pre_hooks")):
         return "there are hooks on all modules"
@@ -52,22 +54,9 @@ def changed_part(model: Any) -> str | None:
         return found
     if type(model.lm_head) is not Int8Linear and model.lm_head.bias is not None:
         return "`lm_head` has a bias"
-    if found := _overridden(model.model, " of `model`") or _hooked("model", model.model):
+    if found := ORIGINALS.overridden(model.model, " of `model`") or _hooked("model", model.model):
         return found
     return next((what for name, one in _named(model.get_decoder()) if (what := is_changed(name, one))), None)
-
-
-def _overridden(model: nn.Module, where: str) -> str | None:
-    known = next((kind for kind in type(model).__mro__ if kind in ORIGINALS), None)
-    if known is None:
-        return f"the class{where} is {type(model).__name__}"
-    for name, method in ORIGINALS[known].items():
-        own = vars(model).get(name)
-        # Other libraries put a method back as an attribute of the model.
-        is_back = getattr(own, "__func__", None) is method and getattr(own, "__self__", None) is model
-        if (own is not None and not is_back) or getattr(type(model), name, None) is not method:
-            return f"`{name}`{where} is overridden"
-    return None
 
 
 def is_changed(name: str, part: nn.Module) -> str | None:
@@ -86,13 +75,3 @@ def _named(decoder: nn.Module) -> Iterator[tuple[str, nn.Module]]:
 
 def _hooked(name: str, part: nn.Module) -> str | None:
     return f"there are hooks on `{name}`" if any(getattr(part, hooks) for hooks in HOOKS) else None
-
-
-ORIGINALS: dict[type, dict[str, Any]] = {}
-"""The methods of this library's models as they were when they were defined, by class and name."""
-
-
-def remember(*kinds: type) -> None:
-    """Take these classes' methods for the originals."""
-    for kind in kinds:
-        ORIGINALS[kind] = {name: getattr(kind, name) for name in METHODS if hasattr(kind, name)}

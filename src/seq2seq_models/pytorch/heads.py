@@ -21,7 +21,7 @@ from ..core.outputs import (
 from ..core.parameters import Head
 from ..errors import ConfigError
 from .cache import Cache, LegacyCache
-from .changes import is_changed, remember
+from .changes import ORIGINALS, is_changed
 from .generation import GenerationMixin
 from .layers import TokenEmbedding
 from .linear import linear
@@ -477,4 +477,4 @@ class CausalModel(LanguageModel):
         return output if return_dict else output.to_tuple()
 
 
-remember(Seq2SeqModel, ConditionalGenerationModel, DecoderWrapper, CausalModel)
+ORIGINALS.remember(Seq2SeqModel, ConditionalGenerationModel, DecoderWrapper, CausalModel)

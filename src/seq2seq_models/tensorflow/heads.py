@@ -19,7 +19,7 @@ from ..core.outputs import (
 from ..core.parameters import FINAL_LOGITS_BIAS, Head
 from ..errors import ConfigError, InputError
 from .cache import Entries, LegacyCache
-from .changes import remember
+from .changes import ORIGINALS
 from .generation import GenerationMixin
 from .layers import TokenEmbedding
 from .linear import Linear, Part, zeros
@@ -562,4 +562,4 @@ class CausalModel(LanguageModel):
         }
 
 
-remember(ConditionalGenerationModel, CausalModel)
+ORIGINALS.remember(ConditionalGenerationModel, CausalModel)
