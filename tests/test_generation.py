@@ -401,7 +401,6 @@ def test_bad_options_are_named_before_anything_runs(family, monkeypatch):
         "temperature": {"do_sample": True, "temperature": -1.0},
         "early_stopping": {"num_beams": 2, "early_stopping": "soon"},
         "num_return_sequences": {"num_beams": 2, "num_return_sequences": 3},
-        "prompt_lookup_num_tokens=3": {"prompt_lookup_num_tokens": 3},
         "guidance_scale=3.0": {"guidance_scale": 3.0},
         "stop_strings": {"stop_strings": "end"},
         "encoder_no_repeat_ngram_size": {"encoder_no_repeat_ngram_size": -1},

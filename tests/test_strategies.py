@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import random
+from collections import Counter
 from functools import cache
 
 import pytest
@@ -19,6 +20,7 @@ from seq2seq_models.core.decoding import plan
 from seq2seq_models.errors import GenerationError, InputError
 from seq2seq_models.pytorch.assisted import accept
 from seq2seq_models.pytorch.cache import DynamicCache, EncoderDecoderCache, StaticCache
+from seq2seq_models.pytorch.decoder import EagerDecoder
 
 from .goldens.make_goldens import END, FAMILIES, GOLDENS, OWN, SIZES, fill
 
@@ -465,6 +467,64 @@ def test_assisted_sampling_repeats_from_a_seed(family):
     assert draw(1) == draw(1) != draw(2)
 
 
+@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("head", [SEQ2SEQ, CAUSAL])
+def test_batches_with_drafts_are_those_of_greedy_search(family, head):
+    """All rows go on by what the row with the fewest right drafts keeps; rows end at different places."""
+    lengths = set()
+    for seed in range(12):
+        mine, ids = model(family, head, seed % 3), source(seed, rows=3)
+        first = mine.generate(ids, max_new_tokens=18, forced_eos_token_id=None)
+        ends = [int(first[0, -9]), int(first[1, -4])]
+        options = {"max_new_tokens": 18, "forced_eos_token_id": None, "eos_token_id": ends}
+        options |= {"no_repeat_ngram_size": 2} if seed % 2 else {}
+        expected = mine.generate(ids, **options)
+        helper = {"assistant_model": model(family, head, (seed + seed % 2) % 3), "num_assistant_tokens": 4}
+        helper["assistant_confidence_threshold"] = 0.0
+        assert mine.generate(ids, **options, **helper).tolist() == expected.tolist(), seed
+        for size in (None, 1, 3):
+            lookup = {"prompt_lookup_num_tokens": 5, "max_matching_ngram_size": size}
+            assert mine.generate(ids, **options, **lookup).tolist() == expected.tolist(), (seed, size)
+        lengths.add(expected.shape[1])
+    assert len(lengths) > 3
+
+
+def test_what_is_copied_is_read_at_once(monkeypatch):
+    """A model that copies its source, rigged by what it is given as scores, reads it in drafts."""
+    mine, ids = model("Pegasus"), torch.arange(10, 22)[None]  # each token stands once: what follows it is known
+    wanted = ids[0, :10].tolist()
+
+    def copies(so_far, scores):
+        scores = torch.full_like(scores, -1e9)
+        scores[:, wanted[min(so_far.shape[1] - 1, 9)]] = 0.0
+        return scores
+
+    runs, read = [], EagerDecoder.read
+    monkeypatch.setattr(EagerDecoder, "read", lambda *args: (runs.append(args[1].shape[1]), read(*args))[1])
+    options = {"max_new_tokens": 10, "logits_processor": [copies], "eos_token_id": None, "forced_eos_token_id": None}
+    assert mine.generate(ids, **options)[0, 1:].tolist() == wanted
+    assert runs == [1] * 10
+    runs.clear()
+    assert mine.generate(ids, **options, prompt_lookup_num_tokens=4)[0, 1:].tolist() == wanted
+    assert runs == [1, 5, 4]
+
+
+def test_sampling_with_lookup_follows_the_models_distribution():
+    torch.manual_seed(0)
+    mine = model("Pegasus")
+    options = {"do_sample": True, "max_new_tokens": 3, "eos_token_id": None, "forced_eos_token_id": None, "top_k": 4}
+    ids = source(1, rows=1)
+    counts = [Counter(), Counter()]
+    for _ in range(300):
+        for count, more in zip(
+            counts, ({}, {"prompt_lookup_num_tokens": 2, "max_matching_ngram_size": 1}), strict=True
+        ):
+            count[tuple(mine.generate(ids, **options, **more)[0, 1:].tolist())] += 1
+    alone, helped = counts
+    apart = sum(abs(alone[key] - helped[key]) for key in alone | helped) / 600
+    assert apart < 0.25 and len(alone) > 3
+
+
 # ---- what does not go together
 
 
@@ -499,14 +559,21 @@ def test_options_that_do_not_go_together_are_named_before_anything_runs(family, 
         ({"assistant_model": model(family, vocab_size=84)}, "must have vocab_size = 83, got 84"),
         ({"assistant_model": model(family, CAUSAL)}, "must have is_encoder_decoder = True, got False"),
         ({"assistant_model": model(other)}, "`assistant_model` must have model_type = "),
-        ({"assistant_model": assistant, "prompt_lookup_num_tokens": 3}, "prompt_lookup_num_tokens=3"),
+        ({"assistant_model": assistant, "prompt_lookup_num_tokens": 3}, "with `prompt_lookup_num_tokens` = 3"),
+        ({"num_beams": 2, "prompt_lookup_num_tokens": 3}, "`num_beams` must be 1 with `prompt_lookup_num_tokens` = 3"),
+        (CONTRAST | {"prompt_lookup_num_tokens": 3}, "`penalty_alpha` must be None with `prompt_lookup_num_tokens`"),
+        ({"max_matching_ngram_size": 3}, "must be unset without `prompt_lookup_num_tokens`"),
     ]
     for options, said in cases:
         with pytest.raises(GenerationError) as error:
             mine.generate(source(1), **options)
         assert said in str(error.value), (options, str(error.value))
-    with pytest.raises(GenerationError, match="`assistant_model` goes with one input at a time, got 2 rows"):
-        mine.generate(source(1, rows=2), assistant_model=assistant)
+    with pytest.raises(
+        GenerationError, match="`assistant_model` goes with one input at a time where `do_sample` is true, got 2"
+    ):
+        mine.generate(source(1, rows=2), assistant_model=assistant, do_sample=True)
+    with pytest.raises(GenerationError, match="`prompt_lookup_num_tokens` goes with one input at a time"):
+        mine.generate(source(1, rows=2), prompt_lookup_num_tokens=3, do_sample=True)
     with pytest.raises(InputError, match="`assistant_model` needs `input_ids`, got none"):
         mine.generate(encoder_outputs=(torch.ones(1, 3, 24),), assistant_model=assistant)
 

@@ -40,7 +40,8 @@ IMPLEMENTED = METADATA | frozenset(
     "temperature top_k top_p min_p typical_p epsilon_cutoff eta_cutoff repetition_penalty encoder_repetition_penalty "
     "no_repeat_ngram_size encoder_no_repeat_ngram_size bad_words_ids sequence_bias length_penalty renormalize_logits "
     "exponential_decay_length_penalty stop_strings num_beam_groups diversity_penalty penalty_alpha low_memory "
-    "num_assistant_tokens num_assistant_tokens_schedule assistant_confidence_threshold "
+    "num_assistant_tokens num_assistant_tokens_schedule assistant_confidence_threshold prompt_lookup_num_tokens "
+    "max_matching_ngram_size "
     "forced_bos_token_id forced_eos_token_id remove_invalid_values suppress_tokens begin_suppress_tokens "
     "num_return_sequences output_attentions output_hidden_states output_scores output_logits return_dict_in_generate "
     "pad_token_id bos_token_id eos_token_id decoder_start_token_id".split()

@@ -90,7 +90,7 @@ def strategy(
         GenerationError: naming the options that do not go together.
     """
     faults = [*_group_faults(config, assistant, streamer), *_contrastive_faults(config, assistant)]
-    faults += _assistant_faults(config, set(keywords), assistant)
+    faults += [*_assistant_faults(config, set(keywords), assistant), *_lookup_faults(config, set(keywords), assistant)]
     if faults:
         raise GenerationError(message(faults, "generate", "Leave one of the two unset."))
     return config.get_generation_mode(assistant)
@@ -133,6 +133,21 @@ def _assistant_faults(config: GenerationConfig, keywords: set[str], assistant: A
         yield f"`assistant_model` must be None with `num_beams` = {config.num_beams}"
     if config.num_return_sequences > 1:
         yield f"`assistant_model` must be None with `num_return_sequences` = {config.num_return_sequences}"
+
+
+def _lookup_faults(config: GenerationConfig, keywords: set[str], assistant: Any) -> Iterator[str]:
+    count = config.prompt_lookup_num_tokens
+    if count is None:
+        if "max_matching_ngram_size" in keywords and config.max_matching_ngram_size is not None:
+            yield "`max_matching_ngram_size` must be unset without `prompt_lookup_num_tokens`"
+        return
+    others = {"num_beams": 1, "num_return_sequences": 1, "penalty_alpha": None}
+    for name, neutral in others.items():
+        value = getattr(config, name)
+        if value not in (neutral, 0):
+            yield f"`{name}` must be {neutral} with `prompt_lookup_num_tokens` = {count}, got {value}"
+    if assistant is not None:
+        yield f"`assistant_model` must be None with `prompt_lookup_num_tokens` = {count}"
 
 
 def check_assistant(model_config: Any, assistant: Any) -> None:

@@ -1,4 +1,4 @@
-"""Assisted decoding: a smaller model drafts some tokens, and the model reads them all at once.
+"""Assisted decoding: a smaller model, or a look into the source, drafts tokens; the model reads them all at once.
 
 What comes out is what the model alone would have written: the same tokens in greedy search, the same distribution in
 sampling. Letters in shapes: R rows, c drafted tokens, V vocabulary.
@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -62,8 +63,8 @@ class Draft:
         self.task, self.options, self.positions, self.generator = task, options, positions, generator
         self.tokens = options.tokens
 
-    def __call__(self, sequences: Tensor, length: int) -> list[Tensor]:
-        """Writes a draft into sequences [1, L] from `length` on; the probabilities [1, V] of each of its tokens."""
+    def __call__(self, sequences: Tensor, length: int, is_open: Tensor) -> list[Tensor]:
+        """Writes a draft into sequences [R, L] from `length` on; the probabilities [R, V] of each of its tokens."""
         probabilities: list[Tensor] = []
         # One place is left for the model's own token.
         most = min(self.tokens, sequences.shape[1] - length - 1, self.positions - length + 1)
@@ -76,7 +77,8 @@ class Draft:
             else:
                 token = torch.multinomial(chances, 1, generator=self.generator)[:, 0]
             sequences[:, place] = token
-            if int(token) in self.task.settings.end or float(chances[0, token]) < self.options.threshold:
+            is_unsure = chances.gather(1, token[:, None])[:, 0] < self.options.threshold
+            if bool((self.task.is_end(token) | is_unsure | ~is_open).all()):
                 break
         return probabilities
 
@@ -88,49 +90,109 @@ class Draft:
         decoder.crop(length - 1)
 
 
-def assisted_search(task: Task, draft: Draft) -> Found:
-    """One sequence that a draft goes ahead of: greedy search, or sampling if the task samples."""
+class LookupDraft:
+    """Drafts what followed the latest tokens where they stood before: in the source, or in what was written.
+
+    Args:
+        source: the source's ids, int [R, S], or None.
+        count: tokens drafted at once, at most.
+        longest: of the latest tokens, how many are looked up together, at most; fewer where they are found nowhere.
+        vocabulary: V.
+        generator: the random stream for sampling; greedy search if None.
+
+    Source: Saxena 2023 (prompt lookup decoding), which looks in the decoder's prompt; here the source comes first.
+    """
+
+    def __init__(
+        self, source: Tensor | None, count: int, longest: int, vocabulary: int, generator: torch.Generator | None
+    ) -> None:
+        self.source = None if source is None else source.cpu().numpy()
+        self.count, self.longest, self.vocabulary, self.generator = count, longest, vocabulary, generator
+
+    def __call__(self, sequences: Tensor, length: int, is_open: Tensor) -> list[Tensor]:
+        """As `Draft` does; each token has the probability 1, and greedy search gets the tokens instead [R]."""
+        most = min(self.count, sequences.shape[1] - length - 1)
+        written, rows = sequences[:, :length].cpu().numpy(), is_open.nonzero()[:, 0].tolist()
+        found = {row: self._following(row, written[row])[:most] for row in rows}
+        size = min(map(len, found.values()))
+        for row, tokens in found.items():
+            sequences[row, length : length + size] = torch.as_tensor(tokens[:size].copy(), device=sequences.device)
+        drafted = sequences[:, length : length + size]
+        if self.generator is not None:
+            drafted = torch.nn.functional.one_hot(drafted, self.vocabulary).float()
+        return list(drafted.unbind(1))
+
+    def learn(self, drafted: int, kept: int, length: int) -> None:
+        """Nothing is learnt."""
+
+    def _following(self, row: int, written: Any) -> Any:
+        """The tokens after an earlier occurrence of the latest ones, the longest run first; none if there is none."""
+        texts = (written,) if self.source is None else (self.source[row], written)
+        for size in range(min(self.longest, len(written)), 0, -1):
+            latest = written[len(written) - size :]
+            for text in texts:
+                if len(text) <= size:
+                    continue
+                # A run at the very end is followed by nothing.
+                same = (np.lib.stride_tricks.sliding_window_view(text[:-1], size) == latest).all(1)
+                if same.any():
+                    start = int(same.argmax()) + size
+                    return text[start : start + self.count]
+        return written[:0]
+
+
+def assisted_search(task: Task, draft: Draft | LookupDraft) -> Found:
+    """Sequences that a draft goes ahead of: greedy search, or for one row sampling if the task samples.
+
+    All rows go on by the same number of tokens, that of the row that keeps the fewest.
+    """
     decoder: Any = task.decoder
-    numbers, host, sequences = task.numbers, task.host, task.ids
-    length, is_over = numbers.prompt_length, False
-    while not is_over:
-        drafts = draft(sequences, length)
-        logits, details, queries = decoder.tail(sequences[:, : length + len(drafts)], len(drafts) + 1)
+    numbers, settings, host, sequences = task.numbers, task.settings, task.host, task.ids
+    length = numbers.prompt_length
+    is_open = torch.ones(len(sequences), dtype=torch.bool, device=sequences.device)
+    while bool(is_open.any()) and length < numbers.max_length:
+        drafted = draft(sequences, length, is_open)
+        count = len(drafted)
+        logits, details, queries = decoder.tail(sequences[:, : length + count], count + 1)
         raw = logits.clone()
-        scores = [task.score(sequences, length + i, logits[:, i]) for i in range(len(drafts) + 1)]
-        kept = _settle(sequences, length, scores, drafts, draft.generator)
-        for i in range(kept + 1):
+        scores = [task.score(sequences, length + i, logits[:, i]) for i in range(count + 1)]
+        tokens = _settled(task, sequences[:, length : length + count], scores, drafted, is_open, draft.generator)
+        first = length
+        for i, token in enumerate(tokens.unbind(1)):
+            sequences[:, length] = torch.where(is_open, token, settings.pad) if settings.end else token
             length += 1
             host.on_logits(raw[:, i])
-            own = _at(details, i, length - i - 1, queries - len(drafts) + i, decoder.cache is None)
-            host.on_scores(scores[i], own, length - 1)
+            host.on_scores(scores[i], _at(details, i, first, queries - count + i, decoder.cache is None), length - 1)
+            is_open = is_open & ~task.is_end(token)
             stopped = host.should_stop(sequences, length, scores[i])
-            is_over = bool(task.is_end(sequences[:, length - 1])) or length >= numbers.max_length
-            is_over = is_over or (stopped is not None and bool(stopped.all()))
+            is_open = is_open if stopped is None else is_open & ~stopped
             host.on_tokens({"ids": sequences, "length": length})
-            if is_over:
+            if not bool(is_open.any()) or length >= numbers.max_length:
                 break
         decoder.crop(length - 1)
-        draft.learn(len(drafts), kept, length)
+        draft.learn(count, tokens.shape[1] - 1, length)
     return Found(sequences, length)
 
 
-def _settle(
-    sequences: Tensor, length: int, scores: list[Tensor], drafts: list[Tensor], generator: torch.Generator | None
-) -> int:
-    """How many drafted tokens stay; the token after them is written in their row."""
-    candidates = sequences[:, length : length + len(drafts)]
+def _settled(
+    task: Task,
+    candidates: Tensor,
+    scores: list[Tensor],
+    drafted: list[Tensor],
+    is_open: Tensor,
+    generator: torch.Generator | None,
+) -> Tensor:
+    """The drafted tokens that stay and the one after them, int64 [R, kept + 1]."""
     stacked = torch.stack(scores, 1)
     if generator is None:
         tokens = stacked.argmax(-1)
-        kept = int((tokens[:, :-1] == candidates).long().cumprod(1).sum())
-        sequences[:, length + kept] = tokens[:, kept]
-        return kept
-    drafted = torch.stack(drafts, 1) if drafts else stacked[:, :0]
-    many, token = accept(stacked.softmax(-1), drafted, candidates, generator)
-    kept = int(many)
-    sequences[:, length + kept] = token
-    return kept
+        is_end = task.is_end(candidates).long()
+        is_over = (is_end.cumsum(1) > is_end) | ~is_open[:, None]  # what comes after an end counts nothing
+        kept = int(((tokens[:, :-1] == candidates) | is_over).long().cumprod(1).sum(1).min())
+        return tokens[:, : kept + 1]
+    chances = torch.stack(drafted, 1) if drafted else stacked[:, :0]
+    many, token = accept(stacked.softmax(-1), chances, candidates, generator)
+    return torch.cat([candidates[:, : int(many)], token[:, None]], 1)
 
 
 def _at(details: Details, index: int, length: int, last: int, is_whole: bool) -> Details:

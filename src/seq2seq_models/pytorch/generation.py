@@ -27,7 +27,7 @@ from ..core.settings.generation_options import OUTPUT_OPTIONS, GenerationMode
 from ..core.strategies import assistant_options
 from ..errors import GenerationError, InputError
 from .arrays import EagerArrays
-from .assisted import Draft, assisted_search
+from .assisted import Draft, LookupDraft, assisted_search
 from .attention import padding_mask
 from .cache import Cache
 from .changes import changed_part
@@ -98,7 +98,7 @@ class GenerationMixin:
             streamer: gets the prompt and then each token as it is chosen; with beams, the tokens of the first input as
                 soon as all its beams agree on them.
             assistant_model: a smaller model of the same family and vocabulary, which drafts what this one then reads at
-                once: the same result, sooner. One input at a time; without beams.
+                once: the same result, sooner. Without beams; one input at a time if it samples.
             **kwargs: any option of `GenerationConfig` (they win over both configurations), and the model's inputs:
                 `attention_mask` (made from the padding if not given), `inputs_embeds`, `encoder_outputs`,
                 `decoder_input_ids`, `decoder_attention_mask`, head masks; `past_key_values` of an earlier call, whose
@@ -298,7 +298,8 @@ class PyTorchBackend:
         every = 1 if callbacks.looks_at_steps else LOOK_EVERY.get(self.device.type, 8)
         self.xp = EagerArrays(self.device, every, reuses=not call.request.processors)
         task = self._task(model, call, source, callbacks)
-        found = LOOPS[call.mode](task) if call.request.assistant is None else self._assisted(call, task)
+        is_assisted = call.mode is GenerationMode.ASSISTED_GENERATION
+        found = self._assisted(call, task) if is_assisted else LOOPS[call.mode](task)
         decoder: Any = task.decoder
         if isinstance(decoder, EagerDecoder):
             decoder.crop(int(found.length) - 1)
@@ -390,7 +391,12 @@ class PyTorchBackend:
         return {name: value for name, value in inputs.items() if value is not None}
 
     def _assisted(self, call: GenerateCall, task: Task) -> Found:
-        """Greedy search or sampling of one sequence that an assistant drafts."""
+        """Greedy search or sampling with drafts."""
+        if call.request.assistant is None:
+            count, longest = call.config.prompt_lookup_num_tokens or 1, call.config.max_matching_ngram_size or 2
+            source = call.given.get("input_ids") if call.is_seq2seq else None
+            random = torch.Generator(self.device).manual_seed(self.seed()) if call.config.do_sample else None
+            return assisted_search(task, LookupDraft(source, count, longest, self.model.config.vocab_size, random))
         assistant, config = call.request.assistant, copy.deepcopy(call.config)
         for name in OUTPUT_OPTIONS:
             setattr(config, name, False)

@@ -140,14 +140,18 @@ class GenerateCall:
             more_inputs=backend.more_inputs,
         )
         self.config, self.given = config, {name: self._concrete(name, value) for name, value in given.items()}
-        if backend.compiles and request.assistant is not None:
+        drafts = {"assistant_model": request.assistant, "prompt_lookup_num_tokens": config.prompt_lookup_num_tokens}
+        if backend.compiles and any(value is not None for value in drafts.values()):
+            names = ", ".join(f"`{name}`" for name, value in drafts.items() if value is not None)
             raise GenerationError(
-                "`assistant_model` must be None in this framework, got a model: drafts of changing length would be "
-                "compiled anew for each. Leave it out, or use the PyTorch model."
+                f"{names} must be None in this framework: drafts of changing length would be compiled anew for each. "
+                "Leave it out, or use the PyTorch model."
             )
         if request.assistant is not None:
             check_assistant(model_config, request.assistant)
             self._check_draftable()
+        if config.prompt_lookup_num_tokens is not None:
+            self._check_sampled_draft("prompt_lookup_num_tokens")
         if (
             self.is_seq2seq
             and all(self.given.get(name) is None for name in SOURCES)
@@ -305,15 +309,20 @@ class GenerateCall:
             raise InputError(
                 "`assistant_model` needs `input_ids`, got none: it has to read the source itself. Pass the ids along."
             )
-        if len(ids.shape) == 2 and ids.shape[0] > 1:
-            raise GenerationError(
-                f"`assistant_model` goes with one input at a time, got {ids.shape[0]} rows of `input_ids`. "
-                "Leave it out, or generate row by row."
-            )
+        self._check_sampled_draft("assistant_model")
         if states is not None and states.shape[-1] != assistant.config.d_model:
             raise GenerationError(
                 f"`assistant_model` must have d_model = {states.shape[-1]} as `encoder_hidden_states` have, "
                 f"got {assistant.config.d_model}. Leave one of the two out."
+            )
+
+    def _check_sampled_draft(self, name: str) -> None:
+        """Raise where tokens are drawn for several rows: each would keep another number of drafted ones."""
+        rows = next((x.shape[0] for x in map(self.given.get, SOURCES[:2]) if x is not None and len(x.shape) > 1), 1)
+        if self.config.do_sample and rows > 1:
+            raise GenerationError(
+                f"`{name}` goes with one input at a time where `do_sample` is true, got {rows} rows. "
+                "Leave it out, or generate row by row."
             )
 
     def _check_ids(self, name: str, shape: str, ids: Any) -> None:

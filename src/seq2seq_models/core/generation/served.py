@@ -43,7 +43,7 @@ FUNCTIONS = {
 }
 """The functions, in every format, and the names of what they take and give, in this order."""
 
-ON_HOST = ("max_time", "stop_strings", "do_sample", "return_dict_in_generate")
+ON_HOST = ("max_time", "stop_strings", "do_sample", "return_dict_in_generate", "prompt_lookup_num_tokens")
 """Options that need something outside of a compiled loop: a clock, a tokenizer, random numbers, records of steps."""
 
 

@@ -168,8 +168,12 @@ OPTIONS: dict[str, Option] = {
         "constant", one_of(("constant", "heuristic", "heuristic_transient")), "assistant", "how that number changes"
     ),
     "assistant_confidence_threshold": Option(0.4, real(0, 1), "assistant", "stop guessing below this probability"),
-    "prompt_lookup_num_tokens": Option(None, whole(1), "assistant", "tokens to copy from the prompt at once"),
-    "max_matching_ngram_size": Option(None, whole(1), "assistant", "longest run looked up in the prompt"),
+    "prompt_lookup_num_tokens": Option(
+        None, whole(1), "assistant", "tokens to copy at once from the source, or from what was written"
+    ),
+    "max_matching_ngram_size": Option(
+        None, whole(1), "assistant", "longest run of tokens that is looked up there; 2 if unset"
+    ),
     "assistant_early_exit": Option(None, whole(1), "assistant", "layer after which to guess"),
     "assistant_lookbehind": Option(10, whole(1), "assistant", "tokens of the smaller model to align"),
     "target_lookbehind": Option(10, whole(1), "assistant", "tokens of the larger model to align"),
