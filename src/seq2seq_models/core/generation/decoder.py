@@ -125,13 +125,13 @@ class StaticDecoder:
         return cache
 
     def next_logits(self, ids: Array, length: Array, cache: Entries) -> tuple[Array, Entries, Any]:
-        xp, start = self.xp, self.xp.asarray(0, "int32")
+        xp = self.xp
         if not self.use_cache:
             tokens = self._tokens(ids[:, : ids.shape[1] - 1])
-            hidden, _, details = self.read(tokens, start, self.empty())
+            hidden, _, details = self.read(tokens, xp.asarray(0, "int32"), self.empty())
             return self.logits(xp.at(hidden, length - 1, 1)[:, 0]), cache, details
         if self.prompt_length is not None and int(length) == self.prompt_length:
-            hidden, cache, details = self.read(ids[:, : int(length)], start, cache)
+            hidden, cache, details = self.read(ids[:, : int(length)], xp.asarray(0, "int32"), cache)
             return self.logits(hidden[:, -1]), cache, details
         hidden, cache, details = self.read(xp.at(ids, length - 1, 1), length - 1, cache)
         return self.logits(hidden[:, 0]), cache, details
