@@ -128,7 +128,8 @@ def test_two_processes_are_as_one(tmp_path: Path) -> None:
     run([*launch, *words(tmp_path / "ddp", **options)])
     run([*launch, *words(tmp_path / "fsdp", shard_model=2, **options)])
     for name in ("ddp", "fsdp"):
-        same_weights(tmp_path / "one", tmp_path / name, within=1e-5)
+        # Two processes add their gradients in another order, and Adam makes a step of the sign of a tiny one: 1.2e-5.
+        same_weights(tmp_path / "one", tmp_path / name, within=3e-5)
         same_histories(tmp_path / "one", tmp_path / name, within=1e-4)
     # The parts that two processes saved are read as one whole model by one process.
     (state,) = (tmp_path / "fsdp").glob("state-*")
@@ -136,4 +137,4 @@ def test_two_processes_are_as_one(tmp_path: Path) -> None:
     alone = PyTorchLearner(Settings(train="", output=tmp_path, dropout=0.0))
     alone.load_state(state)
     alone.save(tmp_path / "joined")
-    same_weights(tmp_path / "one", tmp_path / "joined", within=1e-5)
+    same_weights(tmp_path / "one", tmp_path / "joined", within=3e-5)
