@@ -10,10 +10,10 @@ from torch.nn.modules import module as torch_module
 
 from ..core.generation.originals import Originals
 from .attention import Attention
-from .layers import DecoderLayer, EncoderLayer, PositionEmbedding, TokenEmbedding
+from .layers import DecoderLayer, PositionEmbedding, TokenEmbedding
 from .linear import Linear
 from .quantization import Int8Linear
-from .transformer import Decoder, Encoder
+from .transformer import Decoder
 
 PARTS: dict[type, Any] = {
     kind: kind.forward
@@ -21,8 +21,6 @@ PARTS: dict[type, Any] = {
         Attention,
         Decoder,
         DecoderLayer,
-        Encoder,
-        EncoderLayer,
         Int8Linear,
         Linear,
         PositionEmbedding,

@@ -131,7 +131,7 @@ class GenerationMixin:
         ids, embeds, outputs = given.get("input_ids"), given.get("inputs_embeds"), given.get("encoder_outputs")
         mask = given.get("attention_mask")
         if outputs is None:
-            encoder = self.get_encoder()  # type: ignore[attr-defined]
+            encoder = self.get_encoder()  # type: ignore[attr-defined]  # the class that this is mixed into has it
             options = {
                 "input_ids": ids,
                 "attention_mask": mask,
@@ -266,6 +266,7 @@ class PyTorchBackend:
             names |= set(inspect.signature(getattr(self.model, name)).parameters)
         return frozenset(names - NOT_GIVEN)
 
+    # Never called: `compiles` is False, so that every call goes to `loop`, which runs the encoder itself.
     def compiled(self, settings: Settings) -> Any:
         raise NotImplementedError("PyTorch's loop runs from Python")
 

@@ -1,4 +1,4 @@
-"""A call of `generate` on a framework that compiles: checked, put into buckets, run, and given back as asked.
+"""A call of `generate`, in every framework: arguments checked, inputs and prompt made, run, and given back as asked.
 
 Letters in shapes: B inputs, L width of the sequences, S source, D model.
 """
