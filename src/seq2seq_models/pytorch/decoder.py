@@ -174,18 +174,17 @@ class EagerDecoder:
             mask: 1/0 [rows, past + T], or additive with four dimensions.
             positions: int64 [T]; counted on from the cache by default.
         """
-        return self.decoder(
-            input_ids=new,
-            attention_mask=mask,
-            encoder_hidden_states=self.source.states,
-            encoder_attention_mask=self.source.mask,
-            past_key_values=self.cache,
-            use_cache=self.cache is not None,
-            output_attentions=self.details[0],
-            output_hidden_states=self.details[1],
-            return_dict=True,
+        return self.decoder._decode(
+            new,
+            None,
+            mask,
+            self.source.states,
+            self.source.mask,
+            self.cache,
+            need_weights=self.details[0],
+            need_states=self.details[1],
             cache_position=positions,
-            _products=self.products,
+            products=self.products,
             **self.head_masks,
         )
 

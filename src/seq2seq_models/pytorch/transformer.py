@@ -202,7 +202,6 @@ class Decoder(Stack):
         output_hidden_states: bool | None = None,
         return_dict: bool | None = None,
         cache_position: Tensor | None = None,
-        _products: Products | None = None,
     ) -> BaseModelOutputWithPastAndCrossAttentions[Tensor] | tuple[Any, ...]:
         """States of the target, as `BaseModelOutputWithPastAndCrossAttentions` or its tuple.
 
@@ -227,14 +226,56 @@ class Decoder(Stack):
         check_head_mask("head_mask", head_mask, len(self.layers))
         check_head_mask("cross_attn_head_mask", cross_attn_head_mask, len(self.layers))
         cache, is_legacy = self._open_cache(past_key_values, use_cache, encoder_hidden_states is not None)
+        output = self._decode(
+            input_ids,
+            inputs_embeds,
+            attention_mask,
+            encoder_hidden_states,
+            encoder_attention_mask,
+            cache,
+            head_mask=head_mask,
+            cross_attn_head_mask=cross_attn_head_mask,
+            need_weights=need_weights,
+            need_states=need_states,
+            cache_position=cache_position,
+        )
+        if is_legacy and cache is not None:
+            output.past_key_values = cache.to_legacy_cache()
+        return output if return_dict else output.to_tuple()
+
+    def _decode(
+        self,
+        input_ids: Tensor | None,
+        inputs_embeds: Tensor | None,
+        attention_mask: Tensor | None,
+        memory: Tensor | None,
+        memory_mask: Tensor | None,
+        cache: Cache | None,
+        *,
+        head_mask: Tensor | None = None,
+        cross_attn_head_mask: Tensor | None = None,
+        need_weights: bool = False,
+        need_states: bool = False,
+        cache_position: Tensor | None = None,
+        products: Products | None = None,
+    ) -> BaseModelOutputWithPastAndCrossAttentions[Tensor]:
+        """`forward` behind its checks, which is one step of `generate`.
+
+        Args:
+            input_ids, inputs_embeds, attention_mask, head_mask, cross_attn_head_mask, cache_position: as for `forward`.
+            memory: the encoder's states [B, S, D].
+            memory_mask: 1/0 [B, S] or additive [B, 1, 1, S].
+            cache: takes in the new keys and values.
+            need_weights, need_states: whether attentions and hidden states are collected.
+            products: faster functions for the layers, see packing.py.
+        """
         past = cache.get_seq_length() if cache is not None else 0
         start = past if cache_position is None else int(cache_position[-1]) + 1 - cache_position.shape[0]
         hidden = self._embed(input_ids, inputs_embeds, start, cache_position)
-        mask, is_causal = self._self_mask(attention_mask, hidden, past, cache_position, head_mask, need_weights)
-        memory_mask = padding_mask(encoder_attention_mask, hidden.dtype)
-        has_memory = encoder_hidden_states is not None or (cache is not None and cache.cross(0) is not None)
-
-        more = () if _products is None else (_products,)
+        mask, is_causal = self._self_mask(attention_mask, hidden, past, cache_position)
+        memory_mask = padding_mask(memory_mask, hidden.dtype)
+        has_memory = memory is not None or (cache is not None and cache.cross(0) is not None)
+        more = () if products is None else (products,)
         states: tuple[Tensor, ...] = ()
         attentions: tuple[Tensor, ...] = ()
         cross_attentions: tuple[Tensor, ...] = ()
@@ -246,7 +287,7 @@ class Decoder(Stack):
                 layer,
                 hidden,
                 mask,
-                encoder_hidden_states,
+                memory,
                 memory_mask,
                 cache,
                 None if head_mask is None else head_mask[index],
@@ -259,14 +300,13 @@ class Decoder(Stack):
             attentions += (weights,)
             cross_attentions += (cross_weights,)
         hidden = self._finish(hidden)
-        output = BaseModelOutputWithPastAndCrossAttentions(
+        return BaseModelOutputWithPastAndCrossAttentions(
             last_hidden_state=hidden,
-            past_key_values=cache.to_legacy_cache() if is_legacy and cache is not None else cache,
+            past_key_values=cache,
             hidden_states=(*states, hidden) if need_states else None,
             attentions=attentions if need_weights else None,
             cross_attentions=cross_attentions if need_weights and has_memory else None,
         )
-        return output if return_dict else output.to_tuple()
 
     def _open_cache(
         self, past: Cache | LegacyCache | None, use_cache: bool | None, has_memory: bool
@@ -294,8 +334,6 @@ class Decoder(Stack):
         hidden: Tensor,
         past: int,
         cache_position: Tensor | None,
-        head_mask: Tensor | None,
-        need_weights: bool,
     ) -> tuple[Tensor | None, bool]:
         """The additive mask of self-attention and whether attention should be causal by itself instead."""
         length = hidden.shape[1]
