@@ -342,17 +342,17 @@ def weights_of(head: Any = "conditional", config: PegasusConfig = CONFIG) -> dic
 def test_any_alias_of_the_shared_weight_will_do(alias: str) -> None:
     stored = weights_of()
     only = {**stored, alias: stored["model.shared.weight"].renamed(alias)}
-    assert fit(only, CONFIG, "conditional").is_clean, "equal copies are silent"
+    assert fit(only, CONFIG, parameters(CONFIG, "conditional")).is_clean, "equal copies are silent"
     del only["model.shared.weight"]
     for head in ("base", "conditional", "causal"):
-        result = fit(only, CONFIG, head)
+        result = fit(only, CONFIG, parameters(CONFIG, head))
         assert result.is_clean
         owner = "model.decoder.embed_tokens.weight" if head == "causal" else "model.shared.weight"
         assert np.array_equal(result.weights[owner].read(), stored["model.shared.weight"].read())
     other = stored["model.shared.weight"].read() + 1
     unequal = {**stored, alias: Stored(alias, other.shape, "F32", lambda: other, "test")}
     with pytest.raises(CheckpointError, match=f"model.shared.weight and {alias} must be equal") as caught:
-        fit(unequal, CONFIG, "conditional")
+        fit(unequal, CONFIG, parameters(CONFIG, "conditional"))
     assert ("tie_word_embeddings=False" in str(caught.value)) == (alias == "lm_head.weight")
 
 
@@ -360,11 +360,11 @@ def test_an_untied_head_is_its_own() -> None:
     config = PegasusConfig(**{**CONFIG.to_dict(), "tie_word_embeddings": False})
     stored = weights_of(config=config)
     assert "lm_head.weight" in stored
-    result = fit(stored, config, "conditional")
+    result = fit(stored, config, parameters(config, "conditional"))
     assert result.is_clean
     assert np.array_equal(result.weights["lm_head.weight"].read(), stored["lm_head.weight"].read())
     del stored["lm_head.weight"]
-    result = fit(stored, config, "conditional")
+    result = fit(stored, config, parameters(config, "conditional"))
     assert result.is_clean
     assert result.new == ["lm_head.weight"]
 
@@ -373,14 +373,14 @@ def test_what_may_be_absent_is_not_missed() -> None:
     stored = weights_of()
     for name in [name for name in stored if "embed_positions" in name or name == "final_logits_bias"]:
         del stored[name]
-    result = fit(stored, CONFIG, "conditional")
+    result = fit(stored, CONFIG, parameters(CONFIG, "conditional"))
     assert result.is_clean
     assert not result.new
 
 
 def test_positions_of_another_length_are_computed() -> None:
     longer = PegasusConfig(**{**CONFIG.to_dict(), "max_position_embeddings": 9})
-    result = fit(weights_of(), longer, "base")
+    result = fit(weights_of(), longer, parameters(longer, "base"))
     assert result.is_clean
     assert result.recomputed == ["model.encoder.embed_positions.weight", "model.decoder.embed_positions.weight"]
 
@@ -392,7 +392,7 @@ def test_all_faults_in_one_message() -> None:
     stored["model.decoder.layers.7.fc1.bias"] = stored["model.decoder.layers.0.fc1.bias"]
     wrong = np.zeros((6, 3), "<f4")
     stored["model.encoder.layers.0.fc1.weight"] = Stored("x", (6, 3), "F32", lambda: wrong)
-    result = fit(stored, CONFIG, "conditional")
+    result = fit(stored, CONFIG, parameters(CONFIG, "conditional"))
     assert result.missing == ["model.decoder.layers.1.fc2.weight", "model.encoder.layers.0.fc1.bias"]
     assert result.unexpected == ["model.decoder.layers.7.fc1.bias"]
     assert result.mismatched == [("model.encoder.layers.0.fc1.weight", (6, 3), (6, 4))]
@@ -406,11 +406,11 @@ def test_all_faults_in_one_message() -> None:
 
 
 def test_heads_take_from_each_other() -> None:
-    assert fit(weights_of("conditional"), CONFIG, "base").is_clean
-    assert fit(weights_of("base"), CONFIG, "conditional").is_clean
-    assert fit(weights_of("conditional"), CONFIG, "causal").is_clean
-    assert fit(weights_of("base"), CONFIG, "causal").is_clean
-    assert all("encoder." in name for name in fit(weights_of("causal"), CONFIG, "base").missing)
+    assert fit(weights_of("conditional"), CONFIG, parameters(CONFIG, "base")).is_clean
+    assert fit(weights_of("base"), CONFIG, parameters(CONFIG, "conditional")).is_clean
+    assert fit(weights_of("conditional"), CONFIG, parameters(CONFIG, "causal")).is_clean
+    assert fit(weights_of("base"), CONFIG, parameters(CONFIG, "causal")).is_clean
+    assert all("encoder." in name for name in fit(weights_of("causal"), CONFIG, parameters(CONFIG, "base")).missing)
 
 
 def test_a_file_of_no_format_is_refused(tmp_path: Path) -> None:

@@ -198,10 +198,12 @@ def test_a_processor_without_integer_products_keeps_its_weights_and_says_so_once
 
 
 def test_what_the_processor_can_is_looked_at(monkeypatch):
-    has_integer_products.cache_clear()
+    for known in (has_integer_products, quantization._has_instructions):
+        known.cache_clear()
     monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"avx2": True})
     assert not has_integer_products()
-    has_integer_products.cache_clear()
+    for known in (has_integer_products, quantization._has_instructions):
+        known.cache_clear()
 
 
 def test_a_pipeline_takes_it():

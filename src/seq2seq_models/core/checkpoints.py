@@ -8,10 +8,11 @@ hub expects them.
 from __future__ import annotations
 
 import json
+import logging
 import os
 import re
 import sys
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
     from .config import PretrainedConfig
     from .parameters import Head
 
+logger = logging.getLogger("seq2seq_models")
 
 # ---- names
 
@@ -43,11 +45,34 @@ def canonical_name(name: str) -> str | None:
         name = f"model.{name}"
     if name in ("model.encoder.version", "model.decoder.version"):
         return None
-    stem, dot, leaf = name.rpartition(".")
-    return stem + dot + {"gamma": "weight", "beta": "bias"}.get(leaf, leaf)
+    stem, _, leaf = name.rpartition(".")
+    if not name.startswith("model.") or "norm" not in stem.rpartition(".")[2]:
+        return name
+    return f"{stem}.{ {'gamma': 'weight', 'beta': 'bias'}.get(leaf, leaf) }"
 
 
-def file_name(name: str, head: str) -> str:
+_WRAPPERS = re.compile(r"(?:^(?:module\.)+|(?<![^.])(?:_orig_mod|_fsdp_wrapped_module|_checkpoint_wrapped_module)\.)")
+"""What training wrappers put into the names of a state dict: DistributedDataParallel, torch.compile, FSDP."""
+
+
+def unwrapped(tensors: Iterable[Stored], where: object) -> list[Stored]:
+    """The tensors without what training wrappers have put into their names, which is logged once."""
+    held = list(tensors)
+    found = [tensor.renamed(_WRAPPERS.sub("", tensor.name)) for tensor in held]
+    for old, new in zip(held, found, strict=True):
+        if old.name != new.name:
+            logger.info(
+                "%s: it was saved from a wrapped model (DistributedDataParallel, torch.compile); %s is read as %s, and "
+                "so are its other weights.",
+                where,
+                old.name,
+                new.name,
+            )
+            break
+    return found
+
+
+def file_name(name: str, head: str | None) -> str:
     """The name a weight has in a file: canonical, except that a base model is saved without "model."."""
     return name.removeprefix("model.") if head == "base" else name
 
@@ -101,16 +126,22 @@ def _read_msgpack(file: Path) -> list[Stored]:
     return _translated(file, read_msgpack(file), _flax_name)
 
 
-def _own_names(tensors: Iterable[Stored], config: PretrainedConfig, head: Head) -> list[Stored]:
+def _own_names(
+    tensors: Iterable[Stored], config: PretrainedConfig, head: Head | None, own: Container[str] = ()
+) -> list[Stored]:
     return [tensor.renamed(file_name(tensor.name, head)) for tensor in tensors]
 
 
-def _keras_names(tensors: Iterable[Stored], config: PretrainedConfig, head: Head) -> list[Stored]:
-    return without_bfloat16(to_keras(_canonical(tensors), config, head))
+def _keras_names(
+    tensors: Iterable[Stored], config: PretrainedConfig, head: Head | None, own: Container[str] = ()
+) -> list[Stored]:
+    return without_bfloat16(to_keras(_canonical(tensors), config, head or "conditional", own))
 
 
-def _flax_names(tensors: Iterable[Stored], config: PretrainedConfig, head: Head) -> list[Stored]:
-    return to_flax(_canonical(tensors), config, head)
+def _flax_names(
+    tensors: Iterable[Stored], config: PretrainedConfig, head: Head | None, own: Container[str] = ()
+) -> list[Stored]:
+    return to_flax(_canonical(tensors), config, head or "conditional", own)
 
 
 def _canonical(tensors: Iterable[Stored]) -> Iterator[Stored]:
@@ -129,7 +160,7 @@ class Format:
         index: name of the file that says which shard holds which.
         read: the tensors of a file, in PyTorch's names and orientation.
         pytorch_name: PyTorch's name of a weight from the one in a file or an index, and whether it is turned there.
-        named: canonical tensors as this format names and turns them.
+        named: canonical tensors as this format names and turns them; it is told the names of a user's own modules.
         needs: the package that reading it needs, if it needs one.
     """
 
@@ -137,7 +168,7 @@ class Format:
     index: str
     read: Callable[[Path], list[Stored]]
     pytorch_name: Callable[[str], tuple[str, bool]]
-    named: Callable[[Iterable[Stored], PretrainedConfig, Head], list[Stored]]
+    named: Callable[..., list[Stored]]
     needs: str | None = None
 
 
@@ -195,7 +226,7 @@ def open_checkpoint(
             absent = sorted(name for name in promised if form.pytorch_name(name)[0] not in names)
             if absent:
                 raise corrupt(file, f"the index promises {', '.join(absent)} in it, but it holds none of that name")
-        for tensor in held:
+        for tensor in unwrapped(held, file):
             name = canonical_name(tensor.name)
             if name is None:
                 continue

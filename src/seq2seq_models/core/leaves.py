@@ -7,7 +7,7 @@ compare values.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Container, Iterable, Iterator
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
@@ -113,6 +113,8 @@ def from_keras(path: str) -> tuple[str, bool]:
     sides = [index for index, step in enumerate(steps) if step in ("encoder", "decoder")]
     if sides:
         steps = ["model", *steps[sides[0] :]]
+    elif len(steps) > 1 and steps[0].startswith("tf_"):
+        steps = steps[1:]
     return _backwards(".".join(steps), last, KERAS, path)
 
 
@@ -123,6 +125,8 @@ def _backwards(stem: str, last: str, table: Table, path: str) -> tuple[str, bool
     for (_, ours), leaf in table.items():
         if leaf.name == last:
             return name + ours, leaf.transpose
+    if not name.startswith(("model.", "encoder.", "decoder.", "shared.")):
+        return name + last, False  # of a user's own module
     known = ", ".join(sorted({leaf.name for leaf in table.values()}))
     raise CheckpointError(
         f"The last part of a weight's name must be one of {known}, got {path}. It is of another model."
@@ -132,20 +136,22 @@ def _backwards(stem: str, last: str, table: Table, path: str) -> tuple[str, bool
 # ---- from canonical tensors to another framework's, for writing
 
 
-def to_keras(tensors: Iterable[Stored], config: PretrainedConfig, head: Head) -> list[Stored]:
+def to_keras(tensors: Iterable[Stored], config: PretrainedConfig, head: Head, own: Container[str] = ()) -> list[Stored]:
     """The tensors as TensorFlow's model has them, under the names of its variables, computed positions included.
 
     Args:
         tensors: by canonical name; aliases of a tied weight are left out.
         config: of the model.
         head: of the model.
+        own: the names of weights of a user's own modules.
+
     Raises:
         CheckpointError: a name that is no weight of this model.
     """
     words = {"base": "model", "conditional": "for_conditional_generation", "causal": "for_causal_lm"}
     model = f"tf_{config.model_type.replace('-', '_')}_{words[head]}"
     found = []
-    for parameter, tensor in _sorted(tensors, config, head, computed=True):
+    for parameter, tensor in _sorted(tensors, config, head, own, computed=True):
         path = keras_path(parameter)
         if parameter.name == SHARED:
             path = f"model.shared/{path}"
@@ -155,18 +161,20 @@ def to_keras(tensors: Iterable[Stored], config: PretrainedConfig, head: Head) ->
     return found
 
 
-def to_flax(tensors: Iterable[Stored], config: PretrainedConfig, head: Head) -> list[Stored]:
+def to_flax(tensors: Iterable[Stored], config: PretrainedConfig, head: Head, own: Container[str] = ()) -> list[Stored]:
     """The tensors as Flax' tree has them, under their paths with "/" between the keys; it has no computed positions.
 
     Args:
         tensors: by canonical name; aliases of a tied weight are left out.
         config: of the model.
         head: of the model; the tree of a base model has no "model" at its root.
+        own: the names of weights of a user's own modules.
+
     Raises:
         CheckpointError: a name that is no weight of this model.
     """
     found = []
-    for parameter, tensor in _sorted(tensors, config, head, computed=False):
+    for parameter, tensor in _sorted(tensors, config, head, own, computed=False):
         path = "/".join(flax_path(parameter))
         found.append(
             _turned_as(tensor, path.removeprefix("model/") if head == "base" else path, leaf_of(parameter, FLAX))
@@ -186,12 +194,13 @@ def _turned_as(tensor: Stored, name: str, leaf: Leaf) -> Stored:
 
 
 def _sorted(
-    tensors: Iterable[Stored], config: PretrainedConfig, head: Head, *, computed: bool
+    tensors: Iterable[Stored], config: PretrainedConfig, head: Head, own: Container[str], *, computed: bool
 ) -> Iterator[tuple[Parameter, Stored]]:
     """Each weight of the model that is given, in the model's order; with the position tables it computes or without."""
     given = {tensor.name: tensor for tensor in tensors}
     known = parameters(config, head)
-    foreign = sorted(set(given) - {parameter.name for parameter in known})
+    others = [name for name in given if name not in {parameter.name for parameter in known}]
+    foreign = sorted(name for name in others if name not in own)
     if foreign:
         raise CheckpointError(
             f"The names of weights to save must be those of this model, got {', '.join(foreign)}. Leave them out, or "
@@ -209,6 +218,16 @@ def _sorted(
         elif is_computed:
             dtype = next((tensor.dtype for tensor in given.values() if tensor.is_floating), "F32")
             yield parameter, cast(computed_weight(parameter), dtype if dtype in ("F16", "F64") else "F32")
+    for name in others:
+        yield own_parameter(name, given[name].shape), given[name]
+
+
+def own_parameter(name: str, shape: tuple[int, ...]) -> Parameter:
+    """A weight of a user's own module, by its canonical name: a dense layer's, a norm's, or one like no other."""
+    last = name.rpartition(".")[2]
+    if last not in ("weight", "bias"):
+        return Parameter(name, shape, "plain")
+    return Parameter(name, shape, "norm" if last == "weight" and len(shape) == 1 else "linear")
 
 
 def computed_weight(parameter: Parameter) -> Stored:

@@ -4,15 +4,25 @@ from __future__ import annotations
 
 import copy
 import gc
+import inspect
 import logging
 import os
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from ..errors import CheckpointError, ConfigError
-from .checkpoints import FORMATS, OWN_FORMAT, canonical_name, is_weight_file, open_checkpoint, write_checkpoint
+from .checkpoints import (
+    FORMATS,
+    OWN_FORMAT,
+    canonical_name,
+    file_name,
+    is_weight_file,
+    open_checkpoint,
+    unwrapped,
+    write_checkpoint,
+)
 from .hub import PushToHubMixin, Repository, write_folder_atomically
 from .parameters import parameters
 from .storage.fitting import Fit, fit, misfit
@@ -22,9 +32,12 @@ from .storage.weight_files import Asked, find_weights
 
 if TYPE_CHECKING:
     from .config import PretrainedConfig
-    from .parameters import Head
+    from .parameters import Head, Parameter
 
 logger = logging.getLogger("seq2seq_models")
+
+Match = Callable[["Sequence[Parameter]", Mapping[str, tuple[int, ...]]], Mapping[str, Stored]]
+"""The stored weights by canonical name, for a model's parameters of the architecture and the shapes of its others."""
 
 _ROUNDING = 2.0**-8
 """As far as a bfloat16 table may be from the sinusoids it was rounded from."""
@@ -34,7 +47,9 @@ class PretrainedModelMixin(PushToHubMixin):
     """Loading and saving. A framework's model base says how to build a model from weights and how to list them."""
 
     config_class: ClassVar[type[PretrainedConfig]]
-    head: ClassVar[Head]
+    head: ClassVar[Head | None] = None
+    """Which of the architecture's models a class is; None for a user's own class over a family's base."""
+
     framework: ClassVar[str]
     config: PretrainedConfig
     generation_config: Any
@@ -43,13 +58,25 @@ class PretrainedModelMixin(PushToHubMixin):
     def _build(
         cls,
         config: PretrainedConfig,
-        stored: Mapping[str, Stored],
+        match: Match,
         *,
         dtype: str | None,
         device: Any,
         attn_implementation: str | None,
+        args: tuple[Any, ...] = (),
+        kwargs: Mapping[str, Any] | None = None,
     ) -> Any:
-        """A model with these weights (canonical name -> tensor); those that are absent are computed or initialised."""
+        """A model with the weights that `match` finds for it; those that are absent are computed or initialised.
+
+        Args:
+            config: of the model.
+            match: asked once, with the parameters of the architecture that the model has, and the shapes of the
+                weights of its other modules.
+            dtype: of the weights; None is the framework's default.
+            device: for the whole model, in the framework's words.
+            attn_implementation: how attention is computed.
+            args, kwargs: further arguments of a user's constructor.
+        """
         raise NotImplementedError
 
     def _weights(self) -> Iterator[Stored]:
@@ -94,7 +121,7 @@ class PretrainedModelMixin(PushToHubMixin):
 
         Args:
             pretrained_model_name_or_path: "owner/name" on the hub, or a folder; None with `config` and `state_dict`.
-            *model_args: none are taken.
+            *model_args: for the constructor of a class of your own, after the config.
             config: a config, or where to read it from; by default the repository's config.json.
             cache_dir: the hub cache to use.
             ignore_mismatched_sizes: load what fits and initialise the rest, instead of raising.
@@ -110,7 +137,9 @@ class PretrainedModelMixin(PushToHubMixin):
                 or "auto" for the checkpoint's own; float32 by default); `device_map` ("auto", a device, or
                 {"": device}: the whole model goes there); `attn_implementation`; `state_dict`; `generation_config`;
                 `output_loading_info` (then the result is the model and a dict of missing_keys, unexpected_keys,
-                mismatched_keys and error_msgs). Any other keyword must be a key of the config, and overrides it.
+                mismatched_keys and error_msgs). Any other keyword must be a key of the config, and overrides it, or an
+                argument of the constructor of a class of your own.
+
         Raises:
             CheckpointNotFoundError: no such repository, folder or file, or the hub cannot be reached.
             CheckpointError: the files are damaged, or do not fit this class; the message names all that is wrong.
@@ -122,37 +151,44 @@ class PretrainedModelMixin(PushToHubMixin):
             options["token"] = token
         options.update(revision=revision, cache_dir=cache_dir)
         options.update(force_download=force_download, local_files_only=local_files_only)
-        check_refused(cls.__name__, model_args, options, weights_only)
+        takes = _constructor(cls)
+        check_refused(cls.__name__, model_args if takes is None else (), options, weights_only)
         own = cls._own_options(options)
         asked = Asked.from_options(cls.framework, options, use_safetensors)
         choices = Choices(options)
         repository = _repository(pretrained_model_name_or_path, choices.state_dict, options)
-        config = _config(cls, config, repository, options)
+        config, model_kwargs = _config(cls, config, repository, options, takes)
         files = None if repository is None else find_weights(repository, asked, choices.variant)
         with _collector_paused():
             if files is None:
                 stored, where = open_state_dict(cls._stored(choices.state_dict or {})), "the state dict"
             else:
                 stored, where = open_checkpoint(files.paths, files.index), str(files.chosen)
-            fitted = fit(stored, config, cls.head)
-            _judge(fitted, stored, cls.__name__, config, where, ignore_mismatched_sizes)
-            if cls.framework != "pt":
-                _tell_of_unused_tables(fitted, config, cls.__name__, where)
-            read_ahead({weight.file for weight in fitted.weights.values() if weight.file})
+            fitted = Fit()
+
+            def match(wanted: Sequence[Parameter], own: Mapping[str, tuple[int, ...]]) -> Mapping[str, Stored]:
+                nonlocal fitted
+                fitted = fit(stored, config, wanted, own)
+                _judge(fitted, stored, cls.__name__, config, where, ignore_mismatched_sizes)
+                if cls.framework != "pt":
+                    _tell_of_unused_tables(fitted, config, cls.__name__, where)
+                read_ahead({weight.file for weight in fitted.weights.values() if weight.file})
+                return fitted.weights
+
             dtype = resolve_dtype(choices.dtype, config, stored)
             config.dtype = dtype or "float32"
             device = resolve_device(choices.device_map)
             attention = choices.attn_implementation
-            extra = {"own": own} if own else {}
-            model = cls._build(
-                config, fitted.weights, dtype=dtype, device=device, attn_implementation=attention, **extra
-            )
+            extra: dict[str, Any] = {"own": own} if own else {}
+            if takes is not None:
+                extra |= {"args": model_args, "kwargs": model_kwargs}
+            model = cls._build(config, match, dtype=dtype, device=device, attn_implementation=attention, **extra)
         if repository is not None:
             config.name_or_path = model.name_or_path = repository.name
         if cls._has_generation():
             model.generation_config = _generation_config(repository, config, choices.generation_config)
         result = cls._result(model, own)
-        return (result, _loading_info(fitted)) if choices.output_loading_info else result
+        return (result, _loading_info(fitted, cls.head)) if choices.output_loading_info else result
 
     @classmethod
     def _has_generation(cls) -> bool:
@@ -195,7 +231,8 @@ class PretrainedModelMixin(PushToHubMixin):
             return
         weights = list(self._weights()) if state_dict is None else self._stored(state_dict)
         form = "safetensors" if safe_serialization else OWN_FORMAT[self.framework]
-        tensors = FORMATS[form].named(weights, self.config, self.head)
+        held: Iterable[Stored] = weights if state_dict is None or self.framework == "pt" else self._weights()
+        tensors = FORMATS[form].named(weights, self.config, self.head, {weight.name for weight in held})
         config = copy.deepcopy(self.config)
         config.architectures = [type(self).__name__.removeprefix("TF").removeprefix("Flax")]
         config.dtype = next((DTYPE_NAMES[w.dtype] for w in weights if w.is_floating), config.dtype)
@@ -255,8 +292,12 @@ def _config(
     given: PretrainedConfig | str | os.PathLike[str] | None,
     repository: Repository | None,
     options: dict[str, Any],
-) -> PretrainedConfig:
-    """The config to build with: read, or a copy of the given one, with the remaining keywords set on it."""
+    takes: Container[str] | None,
+) -> tuple[PretrainedConfig, dict[str, Any]]:
+    """The config to build with: read, or a copy of the given one, with the remaining keywords set on it.
+
+    Those that are no keys of the config but are taken by a user's constructor come back apart.
+    """
     from .config import PretrainedConfig
 
     if isinstance(given, PretrainedConfig):
@@ -266,14 +307,34 @@ def _config(
         config = cls.config_class.from_pretrained(source, **_reach(repository, given))
     else:
         raise ConfigError("`config` must be given when no name or folder is, got None. Pass one.")
-    unknown = sorted(key for key in options if not hasattr(config, key) and key not in _REPOSITORY_KEYS)
+    others = [key for key in options if not hasattr(config, key) and key not in _REPOSITORY_KEYS]
+    own = {key: options.pop(key) for key in others if takes is not None and key in takes}
+    unknown = sorted(set(others) - set(own))
     if unknown:
         raise ConfigError(
             f"A keyword of {cls.__name__}.from_pretrained must be one of its own or a key of {type(config).__name__}, "
             f"got {', '.join(unknown)}. Check the spelling."
         )
     config.update({key: value for key, value in options.items() if key not in _REPOSITORY_KEYS})
-    return config
+    return config, own
+
+
+class _Anything:
+    """Contains every name."""
+
+    def __contains__(self, name: object) -> bool:
+        return True
+
+
+def _constructor(cls: type) -> Container[str] | None:
+    """The names that the constructor of a user's own class takes; None for the constructors of this library."""
+    function: Any = cls.__init__  # type: ignore[misc]  # looked at, not called
+    if getattr(function, "__module__", "").split(".")[0] == __name__.split(".")[0]:
+        return None
+    takes = inspect.signature(function).parameters.values()
+    if any(one.kind is one.VAR_KEYWORD for one in takes):
+        return _Anything()
+    return {one.name for one in takes}
 
 
 _REPOSITORY_KEYS = (
@@ -297,7 +358,7 @@ def _reach(repository: Repository | None, given: object) -> dict[str, Any]:
 
 def open_state_dict(tensors: list[Stored]) -> Mapping[str, Stored]:
     """The tensors of a state dict by canonical name."""
-    named = [(canonical_name(tensor.name), tensor) for tensor in tensors]
+    named = [(canonical_name(tensor.name), tensor) for tensor in unwrapped(tensors, "the state dict")]
     return {name: tensor.renamed(name) for name, tensor in named if name is not None}
 
 
@@ -310,6 +371,10 @@ def _judge(
         if not lenient or not fitted.weights:
             raise CheckpointError(text)
         logger.warning("%s", text.partition(" Check that config.json")[0] + " Missing ones are newly initialised.")
+    if fitted.additional:
+        logger.warning(
+            "%s: %s belongs to modules that %s has not got, and is left out", where, ", ".join(fitted.additional), name
+        )
     if fitted.new:
         logger.warning("%s: %s is new in %s and has to be trained", where, ", ".join(fitted.new), name)
     if fitted.recomputed:
@@ -339,11 +404,16 @@ def _tell_of_unused_tables(fitted: Fit, config: PretrainedConfig, name: str, whe
         )
 
 
-def _loading_info(fitted: Fit) -> dict[str, Any]:
+def _loading_info(fitted: Fit, head: Head | None) -> dict[str, Any]:
+    """The names as the loaded class has them."""
+
+    def named(names: list[str]) -> list[str]:
+        return sorted(file_name(name, head) for name in names)
+
     return {
-        "missing_keys": sorted(fitted.missing + fitted.new),
-        "unexpected_keys": fitted.unexpected,
-        "mismatched_keys": fitted.mismatched,
+        "missing_keys": named(fitted.missing + fitted.new),
+        "unexpected_keys": named(fitted.unexpected + fitted.additional),
+        "mismatched_keys": [(file_name(name, head), *shapes) for name, *shapes in fitted.mismatched],
         "error_msgs": [],
     }
 

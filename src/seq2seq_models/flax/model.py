@@ -96,7 +96,7 @@ class PreTrainedModel(ParameterHolder):
         self.input_shape = input_shape
         self.key = jax.random.PRNGKey(seed)
         self._module = self.module_class(config=config, dtype=self.dtype, **kwargs)
-        self._slots = weights.slots(config, self.head)
+        self._slots = self._all_slots()
         self._params: weights.Tree | None = self.init_weights(self.key, input_shape) if _do_init else None
         if self.can_generate():
             self.generation_config = GenerationConfig.from_model_config(config)

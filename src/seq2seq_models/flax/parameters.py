@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Mapping
+from functools import partial
 from typing import Any, Self
 
 import jax
@@ -11,8 +12,8 @@ import jax.numpy as jnp
 from jax import Array
 
 from ..core.config import PretrainedConfig
-from ..core.parameters import several
-from ..core.pretrained import PretrainedModelMixin
+from ..core.parameters import parameters, several
+from ..core.pretrained import Match, PretrainedModelMixin
 from ..core.storage.stored import Stored
 from ..errors import ConfigError, InputError
 from . import weights
@@ -27,6 +28,7 @@ class ParameterHolder(PretrainedModelMixin):
     _slots: tuple[weights.Slot, ...]
     _module: Any
     key: Array
+    input_shape: tuple[int, ...]
 
     @classmethod
     def _own_options(cls, options: dict[str, Any]) -> dict[str, Any]:
@@ -36,11 +38,13 @@ class ParameterHolder(PretrainedModelMixin):
     def _build(
         cls,
         config: PretrainedConfig,
-        stored: Mapping[str, Stored],
+        match: Match,
         *,
         dtype: str | None,
         device: Any,
         attn_implementation: str | None,
+        args: tuple[Any, ...] = (),
+        kwargs: Mapping[str, Any] | None = None,
         own: Mapping[str, Any] | None = None,
     ) -> Self:
         """A model holding the stored weights; nothing is drawn that is loaded."""
@@ -51,8 +55,16 @@ class ParameterHolder(PretrainedModelMixin):
             )
         if attn_implementation not in (None, "eager"):
             raise ConfigError(f"`attn_implementation` must be 'eager' for a Flax model, got {attn_implementation!r}.")
-        model: Any = cls(config, **{**(own or {}), "_do_init": False})  # type: ignore[call-arg]
-        model._params = weights.assign(stored, config=model.config, head=cls.head, rng=model.key, dtype=dtype)
+        made: Any = cls
+        model = made(config, *args, **{**(kwargs or {}), **(own or {}), "_do_init": False})
+        own_shapes = {slot.parameter.name: slot.parameter.shape for slot in model._slots if slot.is_own}
+        wanted = [slot.parameter for slot in model._slots if not slot.is_own]
+        named = {parameter.name for parameter in wanted}
+        every = parameters(model.config, cls.head or "conditional")
+        wanted += [parameter for parameter in every if parameter.kind == "table" and parameter.name not in named]
+        stored = match(wanted, own_shapes)
+        held = weights.assign(stored, model._slots, dtype)
+        model._params = model.init_weights(model.key, model.input_shape, weights.nest(held))
         config.dtype = model.config.dtype = str(next(iter(jax.tree.leaves(model._params))).dtype)
         built: Self = model
         return built
@@ -65,11 +77,11 @@ class ParameterHolder(PretrainedModelMixin):
         return model, params
 
     def _weights(self) -> Iterator[Stored]:
-        return weights.extract(self.params, self.head)
+        return weights.extract(self.params)
 
     @classmethod
     def _stored(cls, state_dict: Mapping[str, Any]) -> list[Stored]:
-        return list(weights.extract(state_dict, cls.head))
+        return list(weights.extract(state_dict))
 
     @classmethod
     def from_pretrained(  # type: ignore[override]
@@ -210,7 +222,29 @@ class ParameterHolder(PretrainedModelMixin):
             input_shape: accepted for compatibility; no parameter depends on it.
             params: parameters to keep; only those that it lacks are drawn.
         """
-        return weights.fresh(self.config, self.head, rng, dict(weights.flatten(params or {})))
+        held = dict(weights.flatten(params or {}))
+        own = [slot.path for slot in self._slots if slot.is_own and slot.path not in held]
+        if own:
+
+            def drawn(rng: Array) -> dict[weights.Path, Array]:
+                leaves = dict(weights.flatten(self._draw(rng, input_shape)))
+                return {path: leaves[path] for path in own}
+
+            held |= jax.jit(drawn)(rng)  # compiled, nothing else is drawn
+        return weights.fresh(self._slots, self.config.init_std, rng, held)
+
+    def _draw(self, rng: Array, input_shape: tuple[int, ...]) -> Any:
+        """All parameters as the linen module itself draws them."""
+        return self.module.init({"params": rng, "dropout": rng}, jnp.ones(input_shape, jnp.int32))["params"]
+
+    def _all_slots(self) -> tuple[weights.Slot, ...]:
+        """Every leaf of this model's tree, those of a user's own modules among them."""
+        if f"{type(self.module).__module__}.".startswith("seq2seq_models."):
+            return weights.slots(self.config, self.head)
+        is_drawn_here = type(self).init_weights is ParameterHolder.init_weights
+        draw = self._draw if is_drawn_here else self.init_weights
+        shapes = jax.eval_shape(partial(draw, input_shape=self.input_shape), self.key)
+        return weights.slots(self.config, self.head, dict(weights.flatten(shapes)))
 
     def _check_params(self, params: Any) -> None:
         if not isinstance(params, Mapping):

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import jax
@@ -13,8 +13,9 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
+from ..core.checkpoints import canonical_name
 from ..core.config import PretrainedConfig
-from ..core.leaves import FLAX, Leaf, flax_path, from_flax, leaf_of, turned
+from ..core.leaves import FLAX, Leaf, flax_path, from_flax, leaf_of, own_parameter, turned
 from ..core.parameters import Head, Parameter, parameters
 from ..core.storage.stored import DTYPE_NAMES, Stored
 from ..errors import InputError
@@ -35,24 +36,43 @@ class Slot:
         path: its keys, ("model", "encoder", "layers", "0", "fc1", "kernel").
         leaf: whether it is turned around here.
         shape: here; a kernel is [in, out].
+        is_own: whether it is of a user's own module.
     """
 
     parameter: Parameter
     path: Path
     leaf: Leaf
     shape: tuple[int, ...]
+    is_own: bool = False
 
 
-def slots(config: PretrainedConfig, head: Head) -> tuple[Slot, ...]:
-    """Every leaf of the tree of a model; ties and computed position tables have none."""
+def slots(config: PretrainedConfig, head: Head | None, shapes: Mapping[Path, Any] | None = None) -> tuple[Slot, ...]:
+    """Every leaf of the tree of a model; ties and computed position tables have none.
+
+    Args:
+        config: of the model.
+        head: of the model; None for a user's own class.
+        shapes: for a user's own module, all its leaves by path, with their shapes.
+    """
     found = []
-    for parameter in parameters(config, head):
+    for parameter in parameters(config, head or "conditional"):
         if parameter.tied_to is None and not (parameter.kind == "table" and parameter.optional):
             leaf = leaf_of(parameter, FLAX)
             shape = parameter.shape[::-1] if leaf.transpose else parameter.shape
             path = flax_path(parameter)
             found.append(Slot(parameter, path[1:] if head == "base" else path, leaf, shape))
-    return tuple(found)
+    if shapes is None:
+        return tuple(found)
+    known = {slot.path: slot for slot in found}
+    return tuple(replace(known[path], shape=leaf.shape) if path in known else _own(path, leaf.shape)
+                 for path, leaf in shapes.items())  # fmt: skip
+
+
+def _own(path: Path, shape: tuple[int, ...]) -> Slot:
+    """A leaf of a user's own module."""
+    name, transpose = from_flax(path)
+    parameter = own_parameter(name, shape[::-1] if transpose else shape)
+    return Slot(parameter, path, Leaf(path[-1], transpose), shape, is_own=True)
 
 
 def nest(leaves: Mapping[Path, Any]) -> Tree:
@@ -83,32 +103,27 @@ def initial(slot: Slot, rng: Array, std: float) -> Array:
     return jnp.ones(slot.shape, jnp.float32) if last == "scale" else jnp.zeros(slot.shape, jnp.float32)
 
 
-def fresh(config: PretrainedConfig, head: Head, rng: Array, held: Mapping[Path, Any] | None = None) -> Tree:
+def fresh(every: Sequence[Slot], std: float, rng: Array, held: Mapping[Path, Any]) -> Tree:
     """A tree of parameters: those that are held, and the others drawn anew. Pure, so it may be traced."""
-    every = slots(config, head)
-    leaves = dict(held or {})
+    leaves = dict(held)
     for index, slot in enumerate(every):
         if slot.path not in leaves:
-            leaves[slot.path] = initial(slot, jax.random.fold_in(rng, index), config.init_std)
+            leaves[slot.path] = initial(slot, jax.random.fold_in(rng, index), std)
     return nest({slot.path: leaves.pop(slot.path) for slot in every} | leaves)
 
 
-def assign(
-    weights: Mapping[str, Stored], *, config: PretrainedConfig, head: Head, rng: Array, dtype: str | None
-) -> Tree:
-    """The tree of parameters of a model, on the default device, with the stored weights in it.
+def assign(weights: Mapping[str, Stored], every: Sequence[Slot], dtype: str | None) -> dict[Path, Array]:
+    """The parameters of a model that are stored, by path, on the default device.
 
     Each goes from where it was read straight to its place, kernels turned on the way, and what reading took is given
     back before the next arrives: one copy is held, not two.
 
     Args:
-        weights: canonical name -> tensor of the right shape; what is absent is drawn anew.
-        config: of the model.
-        head: of the model.
-        rng: for what is absent.
+        weights: canonical name -> tensor of the right shape.
+        every: of the model.
         dtype: name of a dtype to cast to; None keeps each tensor's own.
     """
-    wanted = [slot for slot in slots(config, head) if slot.parameter.name in weights]
+    wanted = [slot for slot in every if slot.parameter.name in weights]
 
     chosen = jax.config.jax_default_device  # type: ignore[attr-defined]
 
@@ -118,8 +133,7 @@ def assign(
 
     # Two at a time: turning a kernel waits for memory as much as for the processor, and NumPy lets go of the lock.
     with ThreadPoolExecutor(2) as pool:
-        held = dict(zip((slot.path for slot in wanted), pool.map(place, wanted), strict=True))
-    return fresh(config, head, rng, held)
+        return dict(zip((slot.path for slot in wanted), pool.map(place, wanted), strict=True))
 
 
 def _placed(stored: Stored, leaf: Leaf, dtype: str | None) -> Array:
@@ -157,16 +171,15 @@ def values_of(stored: Stored) -> NDArray[Any]:
     return values.view(jnp.bfloat16) if stored.dtype == "BF16" else values
 
 
-def extract(params: Any, head: Head) -> Iterator[Stored]:
+def extract(params: Any) -> Iterator[Stored]:
     """The leaves of a tree as stored tensors under their canonical names, kernels turned back.
 
     Raises:
-        CheckpointError: a leaf has a name that no leaf of these models has.
         InputError: a leaf is no array of a dtype that checkpoints hold.
     """
     for path, array in flatten(params):
         name, transpose = from_flax(path)
-        name = f"model.{name}" if head == "base" else name
+        name = canonical_name(name) or name
         dtype = _DTYPES.get(str(getattr(array, "dtype", None)))
         if dtype is None:
             raise InputError(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from contextvars import ContextVar
 from typing import Any, ClassVar
 
@@ -15,7 +15,7 @@ from torch.overrides import TorchFunctionMode
 from ..core.checkpoints import Stored
 from ..core.config import PretrainedConfig
 from ..core.generation_config import GenerationConfig
-from ..core.pretrained import PretrainedModelMixin
+from ..core.pretrained import Match, PretrainedModelMixin
 from ..errors import CheckpointError, ConfigError, InputError, MissingFrameworkError
 from . import weights
 from .attention import Attention
@@ -26,6 +26,7 @@ from .transformer import Stack
 ATTENTION_IMPLEMENTATIONS = ("sdpa", "eager", "flash_attention_2")
 
 _builds_inner_model: ContextVar[bool] = ContextVar("builds_inner_model", default=False)
+_is_loading: ContextVar[bool] = ContextVar("is_loading", default=False)
 
 
 class _SkipInit(TorchFunctionMode):
@@ -44,10 +45,20 @@ def uninitialised() -> Iterator[None]:
     """Modules made in here hold no values yet; the model around them initialises or loads them once."""
     token = _builds_inner_model.set(True)
     try:
-        with _SkipInit():
+        with _SkipInit(), torch.device("meta") if _is_loading.get() else nullcontext():
             yield
     finally:
         _builds_inner_model.reset(token)
+
+
+@contextmanager
+def _loading() -> Iterator[None]:
+    """Models made in here are to be loaded: what is `uninitialised` takes no memory. A user's own modules are real."""
+    token = _is_loading.set(True)
+    try:
+        yield
+    finally:
+        _is_loading.reset(token)
 
 
 class PreTrainedModel(PretrainedModelMixin, nn.Module):
@@ -89,20 +100,23 @@ class PreTrainedModel(PretrainedModelMixin, nn.Module):
     def _build(
         cls,
         config: PretrainedConfig,
-        stored: Mapping[str, Stored],
+        match: Match,
         *,
         dtype: str | None,
         device: Any,
         attn_implementation: str | None,
+        args: tuple[Any, ...] = (),
+        kwargs: Mapping[str, Any] | None = None,
         own: Mapping[str, Any] | None = None,
     ) -> PreTrainedModel:
         """A model in evaluation mode holding the stored weights; nothing is initialised that is loaded."""
         if attn_implementation is not None:
             config._attn_implementation = attn_implementation
-        with torch.device("meta"), uninitialised():
-            model = cls(config)
+        place = weights.resolve_device(device)
+        with _loading(), place:
+            model = cls(config, *args, **(kwargs or {}))
         model._apply_attn_implementation()
-        weights.assign(model, stored, head=cls.head, config=model.config, dtype=dtype, device=device)
+        weights.assign(model, match, dtype=dtype, device=place)
         if own is not None:
             quantize(model)
         return model.eval()
@@ -152,7 +166,7 @@ class PreTrainedModel(PretrainedModelMixin, nn.Module):
 
     def post_init(self) -> None:
         """Initialise what was just built, once, by the outermost model."""
-        if not _builds_inner_model.get():
+        if not _builds_inner_model.get() and not _is_loading.get():
             self._apply_attn_implementation()
             self.init_weights()
 
@@ -183,8 +197,7 @@ class PreTrainedModel(PretrainedModelMixin, nn.Module):
     def _init_missing(self, names: Iterable[str]) -> None:
         """Initialise the modules that hold these parameters or buffers (names as in `state_dict`)."""
         for owner in sorted({name.rpartition(".")[0] for name in names}):
-            if owner:
-                self._init_weights(self.get_submodule(owner))
+            self._init_weights(self.get_submodule(owner))
 
     @classmethod
     def can_generate(cls) -> bool:

@@ -3,65 +3,117 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
 
-from ..core.parameters import FINAL_LOGITS_BIAS, Head, Parameter, parameters
+from ..core.checkpoints import canonical_name
+from ..core.parameters import FINAL_LOGITS_BIAS, Parameter, parameters
 from ..core.storage.stored import Stored
 from ..core.storage.torch_file import stored_tensor, tensor_of
 from ..errors import ConfigError
 
 if TYPE_CHECKING:
-    from ..core.config import PretrainedConfig
+    from ..core.pretrained import Match
     from .model import PreTrainedModel
 
 
-def assign(
-    model: PreTrainedModel,
-    weights: Mapping[str, Stored],
-    *,
-    head: Head,
-    config: PretrainedConfig,
-    dtype: str | None,
-    device: Any,
-) -> None:
-    """Gives a model that was built on the meta device its weights, without a copy where dtype and device allow.
+def assign(model: PreTrainedModel, match: Match, *, dtype: str | None, device: torch.device) -> None:
+    """Gives a model that was built to be loaded its weights, without a copy where dtype and device allow.
 
     A weight of the wanted dtype on the CPU stays where it was read, in the file's memory map, and is fetched from disk
     when first used. Others are cast and moved one by one.
 
     Args:
-        model: built under `torch.device("meta")`.
-        weights: canonical name -> tensor of the right shape; what is absent is initialised by `model._init_missing`.
-        head: of the model.
-        config: of the model.
+        model: its modules of this library are on the meta device; a user's own modules need not be.
+        match: what is stored for it; what is absent is initialised by `model._init_missing`.
         dtype: name of the dtype for the floating-point weights; None is PyTorch's default.
-        device: None is PyTorch's default device, "auto" an accelerator if there is one.
+        device: for all of it.
     """
     wanted = getattr(torch, dtype) if dtype else torch.get_default_dtype()
-    place = resolve_device(device)
-    every = parameters(config, head)
-    absent = [p for p in every if p.tied_to is None and p.name not in weights]
+    held = _tensors(model)
+    every = _architecture(model, held)
+    known = {id(held[parameter.name]) for parameter in every}
+    own = {name: tensor for name, tensor in held.items() if id(tensor) not in known}
+    weights = match(every, {name: tuple(tensor.shape) for name, tensor in own.items()})
+    places = _places(model)
+
+    def put(name: str, tensor: Tensor) -> None:
+        old, names = held[name], places[id(held[name])]
+        if isinstance(old, nn.Parameter):
+            tensor = nn.Parameter(tensor, requires_grad=old.requires_grad)
+        for place in names:
+            owner, leaf = _owner(model, place)
+            if isinstance(old, nn.Parameter):
+                setattr(owner, leaf, tensor)
+            else:
+                owner._buffers[leaf] = tensor
+
+    absent = [parameter for parameter in every if parameter.tied_to is None and parameter.name not in weights]
     for parameter in absent:
         fresh = torch.zeros if parameter.name == FINAL_LOGITS_BIAS else torch.empty
-        _set(model, parameter, fresh(parameter.shape, dtype=wanted, device=place), head)
+        put(parameter.name, fresh(parameter.shape, dtype=wanted, device=device))
+    for name, tensor in {**own, **_unsaved(model, held)}.items():
+        kind = wanted if tensor.is_floating_point() else tensor.dtype
+        if tensor.is_meta:
+            put(name, torch.zeros(tensor.shape, dtype=kind, device=device))
+        elif tensor.device != device or tensor.dtype != kind:
+            put(name, tensor.detach().to(device, kind))
     # Before the others arrive: a module is initialised as a whole, and on the meta device that touches nothing.
-    model._init_missing([_local(parameter.name, head) for parameter in absent if parameter.name != FINAL_LOGITS_BIAS])
-    for parameter in every:
-        if parameter.name in weights:
-            stored = weights[parameter.name]
-            read = tensor_of(stored)
-            tensor = read.to(device=place, dtype=wanted)
-            _set(model, parameter, tensor, head)
-            if tensor is not read:  # a copy: two of each weight would be in memory otherwise
-                stored.release()
+    missing = [parameter.name for parameter in absent if parameter.name != FINAL_LOGITS_BIAS]
+    missing += [name for name in own if name not in weights]
+    model._init_missing([place for name in missing for place in places[id(held[name])][:1]])
+    for name, stored in weights.items():
+        read = tensor_of(stored)
+        tensor = read.to(device=device, dtype=wanted if read.is_floating_point() else held[name].dtype)
+        put(name, tensor)
+        if tensor is not read:  # a copy: two of each weight would be in memory otherwise
+            stored.release()
     for parameter in every:
         if parameter.tied_to is not None:
-            owner, leaf = _owner(model, _local(parameter.name, head))
-            source, source_leaf = _owner(model, _local(parameter.tied_to, head))
-            setattr(owner, leaf, getattr(source, source_leaf))
+            source, source_leaf = _owner(model, places[id(held[parameter.tied_to])][0])
+            for place in places[id(held[parameter.name])]:
+                owner, leaf = _owner(model, place)
+                setattr(owner, leaf, getattr(source, source_leaf))
+
+
+def _tensors(model: PreTrainedModel) -> dict[str, Tensor]:
+    """Every parameter, under all its names, and every buffer that is saved, by canonical name."""
+    saved = set(nn.Module.state_dict(model))
+    found: dict[str, Tensor] = dict(model.named_parameters(remove_duplicate=False))
+    found |= {name: tensor for name, tensor in model.named_buffers(remove_duplicate=False) if name in saved}
+    return {_canonical(model, name): tensor for name, tensor in found.items()}
+
+
+def _unsaved(model: PreTrainedModel, held: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Every buffer that is not saved, by canonical name."""
+    found = {_canonical(model, name): tensor for name, tensor in model.named_buffers(remove_duplicate=False)}
+    return {name: tensor for name, tensor in found.items() if name not in held}
+
+
+def _places(model: nn.Module) -> dict[int, list[str]]:
+    """The names in the model of each of its tensors, by the tensor's identity."""
+    found: dict[int, list[str]] = {}
+    for named in (model.named_parameters(remove_duplicate=False), model.named_buffers(remove_duplicate=False)):
+        for name, tensor in named:
+            found.setdefault(id(tensor), []).append(name)
+    return found
+
+
+def _architecture(model: PreTrainedModel, held: Mapping[str, Tensor]) -> list[Parameter]:
+    """The parameters of the architecture that a model has, in the shapes that it has them."""
+    every = [parameter for parameter in parameters(model.config, model.head or "conditional") if parameter.name in held]
+    tied = {parameter.name for parameter in every}
+    return [
+        replace(
+            parameter,
+            shape=tuple(held[parameter.name].shape) if parameter.tied_to is None else parameter.shape,
+            tied_to=parameter.tied_to if parameter.tied_to in tied else None,
+        )
+        for parameter in every
+    ]
 
 
 def resolve_device(device: Any) -> torch.device:
@@ -92,9 +144,9 @@ def resolve_device(device: Any) -> torch.device:
 
 def extract(model: PreTrainedModel) -> Iterator[Stored]:
     """The weights of a model under their canonical names, in its own order, tied ones once."""
-    head: Head = model.head
-    ties = {p.name: p.tied_to for p in parameters(model.config, head) if p.tied_to is not None}
-    state = {_canonical(name, head): tensor for name, tensor in model.state_dict().items()}
+    every = parameters(model.config, model.head or "conditional")
+    ties = {parameter.name: parameter.tied_to for parameter in every if parameter.tied_to is not None}
+    state = {_canonical(model, name): tensor for name, tensor in model.state_dict().items()}
     for name, tensor in state.items():
         source = state.get(ties[name]) if name in ties else None
         if source is None or source.data_ptr() != tensor.data_ptr() or source.shape != tensor.shape:
@@ -137,23 +189,11 @@ def from_state_dict(state_dict: Mapping[str, Tensor]) -> list[Stored]:
     return list(found.values())
 
 
-def _local(name: str, head: Head) -> str:
-    return name.removeprefix("model.") if head == "base" else name
-
-
-def _canonical(name: str, head: Head) -> str:
-    return f"model.{name}" if head == "base" else name
+def _canonical(model: PreTrainedModel, name: str) -> str:
+    """The canonical name of a tensor of the model; a base model's own modules keep their names."""
+    return canonical_name(name) or name
 
 
 def _owner(model: nn.Module, name: str) -> tuple[nn.Module, str]:
     path, _, leaf = name.rpartition(".")
     return model.get_submodule(path), leaf
-
-
-def _set(model: nn.Module, parameter: Parameter, tensor: Tensor, head: Head) -> None:
-    owner, leaf = _owner(model, _local(parameter.name, head))
-    old = getattr(owner, leaf)
-    if isinstance(old, nn.Parameter):
-        setattr(owner, leaf, nn.Parameter(tensor, requires_grad=old.requires_grad))
-    else:
-        owner.register_buffer(leaf, tensor)

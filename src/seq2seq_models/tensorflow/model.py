@@ -17,7 +17,8 @@ from ..core.checkpoints import Stored
 from ..core.config import PretrainedConfig, Seq2SeqConfig
 from ..core.generation_config import GenerationConfig
 from ..core.outputs import ModelOutput
-from ..core.pretrained import PretrainedModelMixin
+from ..core.parameters import parameters
+from ..core.pretrained import Match, PretrainedModelMixin
 from ..errors import ConfigError, InputError
 from . import serving, weights
 from .layers import PositionEmbedding, TokenEmbedding
@@ -68,11 +69,13 @@ class PreTrainedModel(PretrainedModelMixin, TrainingMixin, Variables, keras.Mode
     def _build(
         cls,
         config: PretrainedConfig,
-        stored: Mapping[str, Stored],
+        match: Match,
         *,
         dtype: str | None,
         device: Any,
         attn_implementation: str | None,
+        args: tuple[Any, ...] = (),
+        kwargs: Mapping[str, Any] | None = None,
     ) -> PreTrainedModel:
         """A model holding the stored weights; nothing is drawn that is loaded.
 
@@ -84,8 +87,10 @@ class PreTrainedModel(PretrainedModelMixin, TrainingMixin, Variables, keras.Mode
         with tf.device(None if device == "auto" else device), keras.StatelessScope():
             # Variables made in here ask for their values when the scope is left.
             made: Any = cls
-            model = made(config) if dtype is None else made(config, dtype=dtype)
-            weights.assign(model, stored, head=cls.head, config=model.config)
+            options = dict(kwargs or {}) if dtype is None else {**(kwargs or {}), "dtype": dtype}
+            model = made(config, *args, **options)
+            head = cls.head or "conditional"
+            weights.assign(model, match(parameters(model.config, head), {}), head=head, config=model.config)
         return cast(PreTrainedModel, model)
 
     def _weights(self) -> Iterator[Stored]:

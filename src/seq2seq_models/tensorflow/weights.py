@@ -58,7 +58,7 @@ def tensor_of(stored: Stored) -> tf.Tensor:
 
 def extract(model: PreTrainedModel) -> Iterator[Stored]:
     """The weights of a model under their canonical names, in their canonical order, tied ones once."""
-    head: Head = model.head
+    head: Head = model.head or "conditional"
     for parameter, owner, leaf in _places(model, head, model.config):
         value = getattr(owner, leaf.name)
         shape = tuple(reversed(value.shape)) if leaf.transpose else tuple(value.shape)

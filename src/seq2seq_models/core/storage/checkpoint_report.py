@@ -134,11 +134,17 @@ def _classes(stored: Mapping[str, Stored], config: PretrainedConfig) -> dict[str
 
 def _faults(stored: Mapping[str, Stored], config: PretrainedConfig, head: Head) -> dict[str, list[str]]:
     try:
-        fitted = fit(stored, config, head)
+        fitted = fit(stored, config, parameters(config, head))
     except CheckpointError as error:
         return {"unequal": [str(error)]}
     wrong = [f"{name} {list(found)} instead of {list(wanted)}" for name, found, wanted in fitted.mismatched]
-    kinds = {"missing": fitted.missing, "unexpected": fitted.unexpected, "mismatched": wrong, "new": fitted.new}
+    kinds = {
+        "missing": fitted.missing,
+        "unexpected": fitted.unexpected,
+        "mismatched": wrong,
+        "new": fitted.new,
+        "additional": fitted.additional,
+    }
     return {kind: sorted(names) for kind, names in kinds.items() if names}
 
 

@@ -183,8 +183,9 @@ def _kept_dtype(weights: Mapping[str, Stored], form: str, dtype: str | None) -> 
 def _weights(stored: Mapping[str, Stored], config: PretrainedConfig, where: str) -> tuple[dict[str, Stored], Head]:
     """The weights of the model that the checkpoint is of, and which of its heads that is."""
     head = _head(config, set(stored))
-    fitted = fit(stored, config, head)
+    fitted = fit(stored, config, parameters(config, head))
     fitted.missing += fitted.new
+    fitted.unexpected += fitted.additional  # a file is copied whole or not at all
     fitted.new = []
     if not fitted.is_clean:
         suffix = next(suffix for suffix, one in HEADS.items() if one == head)

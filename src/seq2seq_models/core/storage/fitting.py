@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from ...errors import CheckpointError
 from ..architecture import ARCHITECTURES
-from ..parameters import LM_HEAD, SHARED, Head, Parameter, parameters
+from ..parameters import LM_HEAD, SHARED, Parameter, parameters
 from .stored import Stored, as_float32
 
 if TYPE_CHECKING:
     from ..config import PretrainedConfig
 
 ENCODER_TOKENS, DECODER_TOKENS = "model.encoder.embed_tokens.weight", "model.decoder.embed_tokens.weight"
+ARCHITECTURE = ("model", "lm_head", "final_logits_bias")
+"""What the names of an architecture's weights begin with."""
+
 EMBEDDINGS = (SHARED, DECODER_TOKENS, ENCODER_TOKENS)
 """All names of the one token embedding, the most trusted first."""
 
@@ -32,7 +35,8 @@ class Fit:
         missing: parameters that the checkpoint should have and has not.
         unexpected: tensors that no model of this config has.
         mismatched: (name, shape in the checkpoint, shape in the model).
-        new: parameters of a head that the checkpoint's model did not have.
+        new: parameters of a head or of a user's own module that the checkpoint does not have.
+        additional: tensors of modules beside the architecture's, which the model has not got, such as "v_head.weight".
         recomputed: position tables of another length in the checkpoint, computed for the config's instead.
     """
 
@@ -41,6 +45,7 @@ class Fit:
     unexpected: list[str] = field(default_factory=list)
     mismatched: list[tuple[str, tuple[int, ...], tuple[int, ...]]] = field(default_factory=list)
     new: list[str] = field(default_factory=list)
+    additional: list[str] = field(default_factory=list)
     recomputed: list[str] = field(default_factory=list)
 
     @property
@@ -49,7 +54,12 @@ class Fit:
         return not (self.missing or self.unexpected or self.mismatched)
 
 
-def fit(stored: Mapping[str, Stored], config: PretrainedConfig, head: Head) -> Fit:
+def fit(
+    stored: Mapping[str, Stored],
+    config: PretrainedConfig,
+    wanted: Sequence[Parameter],
+    own: Mapping[str, tuple[int, ...]] | None = None,
+) -> Fit:
     """Matches the tensors of a checkpoint to the parameters of a model.
 
     A checkpoint of any head fits a model of any other as far as their parameters go: a causal model takes the decoder
@@ -58,12 +68,13 @@ def fit(stored: Mapping[str, Stored], config: PretrainedConfig, head: Head) -> F
     Args:
         stored: by canonical name; nothing is read, except copies of tied weights, which are compared.
         config: of the model.
-        head: of the model.
+        wanted: the architecture's parameters that the model has.
+        own: shapes, by canonical name, of the weights of modules that a user has added to the model.
+
     Raises:
         CheckpointError: copies of a tied weight differ.
     """
-    result = Fit()
-    wanted = parameters(config, head)
+    result, own = Fit(), own or {}
     for parameter in wanted:
         if parameter.tied_to is not None:
             continue
@@ -76,8 +87,18 @@ def fit(stored: Mapping[str, Stored], config: PretrainedConfig, head: Head) -> F
             result.recomputed.append(parameter.name)
         else:
             result.mismatched.append((parameter.name, found.shape, parameter.shape))
+    for name, shape in own.items():
+        tensor = stored.get(name)
+        if tensor is None:
+            result.new.append(name)
+        elif tensor.shape == shape:
+            result.weights[name] = tensor
+        else:
+            result.mismatched.append((name, tensor.shape, shape))
     known = {parameter.name for side in ("conditional", "causal") for parameter in parameters(config, side)}
-    result.unexpected = sorted(set(stored) - known)
+    for name in sorted(set(stored) - known - set(own)):
+        is_additional = "." in name and name.partition(".")[0] not in ARCHITECTURE
+        (result.additional if is_additional else result.unexpected).append(name)
     result.missing.sort()
     result.mismatched.sort()
     return result
