@@ -221,3 +221,51 @@ def test_loading_info_names_weights_as_the_class_does(saved: Path) -> None:
         None, config=config, state_dict=state, ignore_mismatched_sizes=True, output_loading_info=True
     )
     assert info["missing_keys"] == ["encoder.layers.0.fc1.bias"]
+
+
+@pytest.fixture
+def registered() -> Any:
+    """A family of one's own, forgotten afterwards."""
+    from seq2seq_models import auto
+    from seq2seq_models.core.config import CONFIG_CLASSES
+
+    class NewsConfig(PegasusConfig):
+        model_type = "news-pegasus"
+
+    class NewsModel(with_parts(PegasusForConditionalGeneration)):  # type: ignore[misc]
+        config_class = NewsConfig
+
+    configs, models = dict(CONFIG_CLASSES), dict(auto._AutoModel._registered)
+    yield NewsConfig, NewsModel
+    for held, before in ((CONFIG_CLASSES, configs), (auto._AutoModel._registered, models)):
+        held.clear()
+        held.update(before)
+
+
+def test_auto_classes_take_registered_ones(registered: Any, tmp_path: Path) -> None:
+    config_class, model_class = registered
+    model_class(config_class(**settings("Pegasus"))).save_pretrained(tmp_path)
+    with pytest.raises(ConfigError, match="got 'news-pegasus'"):
+        seq2seq_models.AutoConfig.from_pretrained(tmp_path)
+    seq2seq_models.AutoConfig.register("news-pegasus", config_class)
+    assert type(seq2seq_models.AutoConfig.from_pretrained(tmp_path)) is config_class
+    assert type(seq2seq_models.AutoConfig.for_model("news-pegasus")) is config_class
+    with pytest.raises(ConfigError, match="must know a model class for NewsConfig"):
+        seq2seq_models.AutoModelForSeq2SeqLM.from_pretrained(tmp_path)
+    seq2seq_models.AutoModelForSeq2SeqLM.register(config_class, model_class)
+    assert type(seq2seq_models.AutoModelForSeq2SeqLM.from_pretrained(tmp_path)) is model_class
+    assert type(seq2seq_models.AutoModelForSeq2SeqLM.from_config(config_class(**settings("Pegasus")))) is model_class
+
+
+def test_what_cannot_be_registered_is_refused(registered: Any) -> None:
+    config_class, model_class = registered
+    with pytest.raises(ConfigError, match="must be that of NewsConfig, 'news-pegasus', got 'news'"):
+        seq2seq_models.AutoConfig.register("news", config_class)
+    with pytest.raises(ConfigError, match="must not be registered yet, got 'pegasus'"):
+        seq2seq_models.AutoConfig.register("pegasus", PegasusConfig)
+    with pytest.raises(ConfigError, match="must be a subclass of PegasusConfig"):
+        seq2seq_models.AutoConfig.register("news-pegasus", dict)
+    with pytest.raises(ConfigError, match="must have PegasusConfig as its `config_class`"):
+        seq2seq_models.AutoModelForSeq2SeqLM.register(PegasusConfig, model_class)
+    with pytest.raises(ConfigError, match="must not have a model in AutoModelForSeq2SeqLM yet"):
+        seq2seq_models.AutoModelForSeq2SeqLM.register(PegasusConfig, PegasusForConditionalGeneration)

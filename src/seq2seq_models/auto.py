@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from typing import Any, ClassVar
 
-from .core.config import PretrainedConfig, config_class, config_of
+from .core.config import CONFIG_CLASSES, PretrainedConfig, Seq2SeqConfig, config_class, config_of
 from .core.hub import Repository
+from .errors import ConfigError
 
 
 class _Auto:
@@ -37,6 +38,34 @@ class AutoConfig(_Auto):
     def for_model(cls, model_type: str, **kwargs: Any) -> Any:
         """A config of this `model_type` with these values."""
         return config_class(model_type)(**kwargs)
+
+    @staticmethod
+    def register(model_type: str, config: type[PretrainedConfig], exist_ok: bool = False) -> None:
+        """Makes this config class the one of checkpoints with this `model_type`.
+
+        Args:
+            model_type: as in config.json, and as the class's own `model_type`.
+            config: a subclass of `PegasusConfig` or `BlenderbotSmallConfig`.
+            exist_ok: replace the class that is registered for it.
+
+        Raises:
+            ConfigError: the class is no such subclass or has another `model_type`, or the name is taken.
+        """
+        if not (isinstance(config, type) and issubclass(config, Seq2SeqConfig)):
+            raise ConfigError(
+                f"`config` must be a subclass of PegasusConfig or BlenderbotSmallConfig, got {config!r}. Derive it."
+            )
+        if config.model_type != model_type:
+            raise ConfigError(
+                f"`model_type` must be that of {config.__name__}, {config.model_type!r}, got {model_type!r}. "
+                "Give both the same."
+            )
+        if model_type in CONFIG_CLASSES and not exist_ok:
+            raise ConfigError(
+                f"`model_type` must not be registered yet, got {model_type!r}. Choose another name, or pass "
+                "exist_ok=True to replace it."
+            )
+        CONFIG_CLASSES[model_type] = config
 
 
 class AutoTokenizer(_Auto):
@@ -70,13 +99,48 @@ class _AutoModel(_Auto):
     _package: ClassVar[str]
     _prefix: ClassVar[str]
     _head: ClassVar[str]
+    _registered: ClassVar[dict[tuple[type, type], Any]] = {}
+    """The model class by auto class and config class."""
+
+    @classmethod
+    def register(cls, config_class: type[PretrainedConfig], model_class: Any, exist_ok: bool = False) -> None:
+        """Makes this model class the one for configs of this class.
+
+        Args:
+            config_class: of the configs, as registered by `AutoConfig.register`.
+            model_class: has it as its `config_class`.
+            exist_ok: replace the class that is registered for it, or that of this library.
+
+        Raises:
+            ConfigError: the model has another `config_class`, or there is a class for it already.
+        """
+        if getattr(model_class, "config_class", None) is not config_class:
+            raise ConfigError(
+                f"`model_class` must have {config_class.__name__} as its `config_class`, got {model_class!r} with "
+                f"{getattr(model_class, 'config_class', None)!r}. Set `config_class` in the class."
+            )
+        is_ours = config_class.__module__.startswith(f"{__package__}.")
+        if not exist_ok and (is_ours or (cls, config_class) in cls._registered):
+            raise ConfigError(
+                f"`config_class` must not have a model in {cls.__name__} yet, got {config_class.__name__}. Register a "
+                "config class of your own, or pass exist_ok=True to replace it."
+            )
+        cls._registered[cls, config_class] = model_class
 
     @classmethod
     def _class_for(cls, config: Any) -> Any:
         from importlib import import_module
 
         model_type = config.get("model_type") if isinstance(config, dict) else getattr(config, "model_type", None)
-        family = config_class(model_type).__name__.removesuffix("Config")
+        kind = type(config) if isinstance(config, Seq2SeqConfig) else config_class(model_type)
+        if (cls, kind) in cls._registered:
+            return cls._registered[cls, kind]
+        if not kind.__module__.startswith(f"{__package__}."):
+            raise ConfigError(
+                f"{cls.__name__} must know a model class for {kind.__name__}, got none. Register it: "
+                f"{cls.__name__}.register({kind.__name__}, YourModel)."
+            )
+        family = kind.__name__.removesuffix("Config")
         name = f"{cls._prefix}{family}{cls._head}"
         return getattr(import_module(f"{__package__}.{cls._package}"), name)
 

@@ -205,13 +205,16 @@ class PretrainedConfig(PushToHubMixin):
         Raises:
             ConfigError: a config of no known family.
         """
-        if self.model_type not in ARCHITECTURES:
+        # A subclass may have a name of its own, for the auto classes.
+        names = [kind.model_type for kind in type(self).__mro__ if hasattr(kind, "model_type")]
+        name = next((name for name in (self.model_type, *names) if name in ARCHITECTURES), None)
+        if name is None:
             known = ", ".join(sorted(ARCHITECTURES))
             raise ConfigError(
                 f"`model_type` must be one of {known}, got {self.model_type!r} ({type(self).__name__}). "
                 "Use the config class of the family, or AutoConfig."
             )
-        return ARCHITECTURES[self.model_type]
+        return ARCHITECTURES[name]
 
     @property
     def name_or_path(self) -> str:

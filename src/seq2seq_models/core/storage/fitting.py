@@ -162,10 +162,10 @@ def misfit(result: Fit, stored: Mapping[str, Stored], class_name: str, config: P
             f"{where} holds no weight of {class_name} (its first names are {first}). It was made for another "
             "architecture; load it with that library's class."
         )
-    if family is not None and family != config.model_type:
+    if family is not None and family != config.architecture.model_type:
         return (
             f"{where} holds weights of the family {family!r}, but {class_name} is of the family "
-            f"{config.model_type!r}. Use the class of that family, or AutoModelForSeq2SeqLM."
+            f"{config.architecture.model_type!r}. Use the class of that family, or AutoModelForSeq2SeqLM."
         )
     parts = []
     if result.missing:
