@@ -47,9 +47,12 @@ def padding_mask(mask: Tensor | None, dtype: torch.dtype) -> Tensor | None:
 def hides_nothing(mask: Tensor) -> bool:
     """Whether a 1/0 mask is known to be 1 throughout.
 
-    It is not looked at on a device, where the look would wait, nor while a graph is traced, which holds no values.
+    It is not looked at on a device, where the look would wait, nor while a graph is traced, which is to hold for other
+    values.
     """
-    return mask.device.type == "cpu" and not torch.compiler.is_compiling() and bool(mask.all())
+    if torch.compiler.is_compiling() or torch.jit.is_tracing():  # type: ignore[attr-defined, no-untyped-call]
+        return False
+    return mask.device.type == "cpu" and bool(mask.all())
 
 
 def causal_mask(mask: Tensor | None, positions: Tensor, length: int, dtype: torch.dtype) -> Tensor:

@@ -46,7 +46,7 @@ def changed_part(model: Any) -> str | None:
     """
     if found := ORIGINALS.overridden(model) or _hooked("the model", model):
         return found
-    if any(getattr(torch_module, name) for name in ("_global_forward_hooks", "_global_forward_pre_hooks")):
+    if any_hooks():
         return "there are hooks on all modules"
     if found := is_changed("lm_head", model.lm_head):
         return found
@@ -55,6 +55,11 @@ def changed_part(model: Any) -> str | None:
     if found := ORIGINALS.overridden(model.model, " of `model`") or _hooked("model", model.model):
         return found
     return next((what for name, one in _named(model.get_decoder()) if (what := is_changed(name, one))), None)
+
+
+def any_hooks() -> bool:
+    """Whether there are hooks on all modules of the process."""
+    return any(getattr(torch_module, f"_global{name}") for name in HOOKS)
 
 
 def is_changed(name: str, part: nn.Module) -> str | None:

@@ -21,11 +21,11 @@ from ..core.outputs import (
 from ..core.parameters import Head
 from ..errors import ConfigError
 from .cache import Cache, LegacyCache
-from .changes import ORIGINALS, is_changed
+from .changes import ORIGINALS, any_hooks, is_changed
 from .generation import GenerationMixin
-from .layers import TokenEmbedding
+from .layers import TokenEmbedding, sharing_gradient
 from .linear import linear
-from .loss import head_loss, language_modeling_loss, learnt_last
+from .loss import head_loss, language_modeling_loss
 from .model import PreTrainedModel, uninitialised
 from .quantization import Int8Linear
 from .transformer import Decoder, Encoder
@@ -173,7 +173,12 @@ class LanguageModel(PreTrainedModel, GenerationMixin):
     def _head_weight(self) -> Tensor | None:
         """The weight [V, D] of a head that nobody has changed; None where the head must be called."""
         head: Any = self.lm_head  # whatever a user has put there
-        if is_changed("lm_head", head) or type(head) is not nn.Linear or getattr(head, "bias", None) is not None:
+        if (
+            any_hooks()
+            or is_changed("lm_head", head)
+            or type(head) is not nn.Linear
+            or getattr(head, "bias", None) is not None
+        ):
             return None
         weight: Tensor = head.weight
         return weight
@@ -195,26 +200,21 @@ class LanguageModel(PreTrainedModel, GenerationMixin):
 
     @contextmanager
     def _learning(self, labels: Tensor | None) -> Iterator[Tensor | None]:
-        """Within, the token embedding's gradient is only the rows that were looked up.
-
-        The tied head gives the same weight a gradient of all rows, to which these are added; as tables of their own,
-        they would be two more of [V, D], nearly all zeros.
+        """Within, a tied head and the token embeddings share one gradient, where there are labels to learn from.
 
         Yields:
-            What the head is to compute with, if it has a weight.
+            What the head is to compute with, if it has a weight that may be taken.
         """
         weight = self._head_weight()
-        embedding: nn.Module = self.get_input_embeddings()
-        if not isinstance(embedding, nn.Embedding):  # wrapped, by an adapter say
+        embedding: Any = self.get_input_embeddings()
+        is_tied = weight is not None and weight is getattr(embedding, "weight", None)
+        is_plain = type(embedding) is TokenEmbedding and type(weight) is nn.Parameter
+        is_learning = labels is not None and torch.is_grad_enabled() and not torch.compiler.is_compiling()
+        if is_tied and is_plain and is_learning and cast(Tensor, weight).requires_grad:
+            with sharing_gradient(cast(nn.Parameter, weight)) as shared:
+                yield shared
+        else:
             yield weight
-            return
-        plain = torch.compiler.is_compiling() or type(embedding.weight) is not nn.Parameter
-        sparse = labels is not None and weight is embedding.weight and torch.is_grad_enabled() and not plain
-        before, embedding.sparse = embedding.sparse, embedding.sparse or sparse
-        try:
-            yield learnt_last(weight) if sparse and weight is not None else weight
-        finally:
-            embedding.sparse = before
 
     def _loss(
         self,

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from functools import partial
 from typing import Any
 
@@ -33,11 +35,68 @@ ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
 }
 
 
+_shared_gradient: ContextVar[tuple[Tensor, Tensor] | None] = ContextVar("shared_gradient", default=None)
+"""A weight and the tensor to look rows up in instead; see `sharing_gradient`."""
+
+
+@contextmanager
+def sharing_gradient(weight: nn.Parameter) -> Iterator[Tensor]:
+    """Within, in this thread, token embeddings of this weight add the rows of their gradient to that of its other uses.
+
+    A tied head gives the weight a gradient of all rows, [V, D], and each embedding one more of that size, nearly all
+    zeros, if it is made by itself. Here an embedding gives the rows that were looked up, and they are added in place.
+    The gradient of the weight itself is dense, whatever a loss is made of.
+
+    Yields:
+        What the head is to compute with in the place of the weight.
+    """
+    dense: Tensor = _DenseGradient.apply(weight)  # type: ignore[no-untyped-call]
+    token = _shared_gradient.set((weight, dense))
+    try:
+        yield dense
+    finally:
+        _shared_gradient.reset(token)
+
+
+class _DenseGradient(torch.autograd.Function):
+    """The same tensor; its gradient is dense."""
+
+    @staticmethod
+    def forward(ctx: Any, weight: Tensor) -> Tensor:
+        return weight.view_as(weight)
+
+    @staticmethod
+    def backward(ctx: Any, of_weight: Tensor) -> Tensor:
+        return of_weight.to_dense() if of_weight.is_sparse else of_weight
+
+
+class _Rows(torch.autograd.Function):
+    """Rows of a weight; its gradient is a sparse tensor of them, unless that is to be differentiated again."""
+
+    @staticmethod
+    def forward(ctx: Any, weight: Tensor, ids: Tensor, padding_idx: int) -> Tensor:
+        ctx.save_for_backward(ids)
+        ctx.size, ctx.padding_idx = weight.shape[0], padding_idx
+        return F.embedding(ids, weight)
+
+    @staticmethod
+    def backward(ctx: Any, of_rows: Tensor) -> tuple[Tensor | None, ...]:
+        (ids,) = ctx.saved_tensors
+        aten, is_sparse = torch.ops.aten, not torch.is_grad_enabled()
+        of_weight: Tensor = aten.embedding_backward(of_rows, ids, ctx.size, ctx.padding_idx, False, is_sparse)
+        return of_weight, None, None
+
+
 class TokenEmbedding(nn.Embedding):
     """Token vectors; an id outside the vocabulary is named instead of ending in an index error."""
 
     def forward(self, input: Tensor) -> Tensor:
+        shared = _shared_gradient.get()
         try:
+            if shared is not None and shared[0] is self.weight and self.max_norm is None and not self.sparse:
+                padding = -1 if self.padding_idx is None else self.padding_idx
+                rows: Tensor = _Rows.apply(shared[1], input, padding)  # type: ignore[no-untyped-call]
+                return rows
             return super().forward(input)
         except IndexError:
             low, high = int(input.min()), int(input.max())

@@ -12,7 +12,6 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
 from .linear import linear
 
@@ -67,30 +66,6 @@ def head_loss(
             hidden, weight, bias, labels.to(hidden.device), label_smoothing, keep_logits, learn
         )
     return loss, logits
-
-
-def learnt_last(weight: Tensor) -> Tensor:
-    """The same weight, such that the gradient which comes by way of it is added last to the weight's own.
-
-    Autograd goes back in the order of making, so this must be made before what else uses the weight. A gradient of few
-    rows is then added to this one where it is; if this one came first, it would be in a copy of it, [V, D].
-    """
-    out: Tensor = _LearntLast.apply(weight)  # type: ignore[no-untyped-call]
-    return out
-
-
-class _LearntLast(torch.autograd.Function):
-    @staticmethod
-    def forward(weight: Tensor) -> Tensor:
-        return weight.view_as(weight)
-
-    @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-        pass
-
-    @staticmethod
-    def backward(ctx: Any, of_weight: Tensor) -> Tensor:
-        return of_weight
 
 
 def _loss_and_gradients(
@@ -151,9 +126,13 @@ class _HeadLoss(torch.autograd.Function):
         ctx.set_materialize_grads(False)
 
     @staticmethod
-    @once_differentiable
     def backward(ctx: Any, of_loss: Tensor | None, of_logits: Tensor | None, *_: Any) -> tuple[Tensor | None, ...]:
         hidden, weight, bias, labels = ctx.saved_tensors
+        if torch.is_grad_enabled():  # the gradient is to be differentiated again
+            return (
+                *_differentiable(hidden, weight, bias, labels, ctx.label_smoothing, of_loss, of_logits),
+                *[None] * 5,
+            )
         for_hidden = for_weight = None
         if of_loss is not None:
             # Handed over, not kept: autograd then adds to them where they are. A second backward computes them again.
@@ -170,6 +149,29 @@ class _HeadLoss(torch.autograd.Function):
             for_hidden = more if for_hidden is None else for_hidden + more
             for_weight = again if for_weight is None else for_weight + again
         return for_hidden, for_weight, None, None, None, None, None
+
+
+def _differentiable(
+    hidden: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    labels: Tensor,
+    label_smoothing: float,
+    of_loss: Tensor | None,
+    of_logits: Tensor | None,
+) -> tuple[Tensor | None, Tensor | None]:
+    """The gradients of hidden and weight by the usual operations, with a graph of their own."""
+    # Views: a tied weight is part of how the states came about, which is not to be gone back through here.
+    hidden, weight = hidden.view_as(hidden), weight.view_as(weight)
+    logits = F.linear(hidden, weight, bias)
+    loss = language_modeling_loss(logits, labels, label_smoothing)
+    given = [(loss, of_loss), (logits, of_logits)]
+    outputs = [(output, gradient) for output, gradient in given if gradient is not None]
+    inputs = [one for one in (hidden, weight) if one.requires_grad]
+    found = iter(
+        torch.autograd.grad([one for one, _ in outputs], inputs, [one for _, one in outputs], create_graph=True)
+    )
+    return next(found) if hidden.requires_grad else None, next(found) if weight.requires_grad else None
 
 
 class _Tile:
