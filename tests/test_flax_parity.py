@@ -72,7 +72,7 @@ def test_scaled_embeddings_and_a_head_of_its_own(family, overrides):
 def test_activations(name):
     """All names a config may carry, against the PyTorch wing's, which are compared with the reference."""
     values = np.linspace(-6, 6, 101, dtype=np.float32)
-    near(ACTIVATIONS[name](jnp.asarray(values)), TORCH_ACTIVATIONS[name](torch.from_numpy(values)))
+    near(ACTIVATIONS[name](jnp.asarray(values)), TORCH_ACTIVATIONS[name]()(torch.from_numpy(values)))
     assert set(ACTIVATIONS) == set(TORCH_ACTIVATIONS)
 
 

@@ -4,9 +4,10 @@ import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode
 
 from seq2seq_models.pytorch import linear as room
-from seq2seq_models.pytorch.linear import Linear, linear
+from seq2seq_models.pytorch.linear import apply, linear
 
 ROWS, WIDTH, OUT = 96, 520, 640
 
@@ -103,25 +104,42 @@ def test_what_is_left_to_pytorch(inputs: tuple[Tensor, ...], calls: list[int]) -
     assert not calls
 
 
+class Applied(nn.Module):
+    """A layer as the models call theirs."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = nn.Linear(WIDTH, OUT)
+
+    def forward(self, values: Tensor) -> Tensor:
+        return apply(self.layer, values)
+
+
 def test_in_a_traced_and_in_a_compiled_module(inputs: tuple[Tensor, ...], calls: list[int]) -> None:
-    values = inputs[0].detach()
-    layer = Linear(WIDTH, OUT)
-    expected = layer(values)
+    values, module = inputs[0].detach(), Applied()
+    expected = module(values)
+    assert calls
     calls.clear()
     with torch.no_grad():
-        program = torch.export.export(layer, (values,)).module()
+        program = torch.export.export(module, (values,)).module()
         assert is_close(program(values), expected)
-        compiled = torch.compile(layer, backend="eager", fullgraph=True)
+        compiled = torch.compile(module, backend="eager", fullgraph=True)
         assert is_close(compiled(values), expected)
     assert not calls
 
 
-def test_it_is_a_linear_layer(inputs: tuple[Tensor, ...], calls: list[int]) -> None:
-    layer = Linear(WIDTH, OUT)
+def test_a_layer_that_was_changed_is_called(inputs: tuple[Tensor, ...], calls: list[int]) -> None:
+    values, module = inputs[0], Applied()
+    expected = module.layer(values)
+    assert is_close(module(values), expected) and calls
+    calls.clear()
     seen: list[tuple[int, ...]] = []
-    layer.register_forward_hook(lambda module, given, out: seen.append(tuple(out.shape)))
-    plain = nn.Linear(WIDTH, OUT)
-    plain.load_state_dict(layer.state_dict())
-    assert is_close(layer(inputs[0]), plain(inputs[0]))
-    assert seen == [(4, ROWS // 4, OUT)]
-    assert calls
+    handle = module.layer.register_forward_hook(lambda module, given, out: seen.append(tuple(out.shape)))
+    assert is_close(module(values), expected) and seen == [(4, ROWS // 4, OUT)]
+    handle.remove()
+    with FlopCounterMode(display=False) as counter:
+        module(values)
+    assert counter.get_total_flops() == 2 * ROWS * WIDTH * OUT
+    module.layer.forward = lambda values: values.new_ones(7)
+    assert module(values).tolist() == [1.0] * 7
+    assert not calls

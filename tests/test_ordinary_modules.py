@@ -14,7 +14,6 @@ from torch import Tensor, nn
 from torch.nn.utils import prune
 
 import seq2seq_models
-from seq2seq_models import PegasusForConditionalGeneration
 
 from .tiny import FAMILIES, reference, settings
 

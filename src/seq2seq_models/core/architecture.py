@@ -11,8 +11,12 @@ LAYER_NORM_EPSILON = 1e-5
 FP16_CLAMP = 65504.0 - 1000.0
 """In float16, encoder layers clamp their output to plus or minus this, so that the residual stream stays finite."""
 
-ACTIVATIONS = ("gelu", "gelu_new", "gelu_fast", "quick_gelu", "relu", "silu", "swish", "tanh", "sigmoid", "linear")
-"""The activation names a config may carry, the same in all frameworks."""
+ACTIVATIONS = (
+    "gelu", "gelu_10", "gelu_accurate", "gelu_fast", "gelu_new", "gelu_python", "gelu_python_tanh", "gelu_pytorch_tanh",
+    "laplace", "leaky_relu", "linear", "mish", "quick_gelu", "relu", "relu2", "relu6", "sigmoid", "silu", "swish",
+    "tanh",
+)  # fmt: skip
+"""The activation names a config may carry, the same in all frameworks: those of transformers without parameters."""
 
 
 @dataclass(frozen=True)

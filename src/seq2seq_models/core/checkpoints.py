@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..errors import CheckpointError
 from .leaves import from_flax, from_keras, to_flax, to_keras, turned_back
+from .parameters import PREFIXES, STACK_PARTS
 from .storage.h5_file import read_h5, without_bfloat16, write_h5
 from .storage.msgpack_file import read_msgpack, write_msgpack
 from .storage.safetensors_file import read_safetensors, write_safetensors
@@ -35,14 +36,16 @@ logger = logging.getLogger("seq2seq_models")
 # ---- names
 
 
-def canonical_name(name: str) -> str | None:
+def canonical_name(name: str, head: str | None = None) -> str | None:
     """The canonical name of a weight from the name in a PyTorch-style file; None for what is no weight.
 
-    A base model is saved without "model."; norms of very old files say gamma and beta; BART-like files of 2020 counted
-    their version in the state dict.
+    A base model is saved without "model.", an encoder or a decoder alone (`head`) without its own name too; norms of
+    very old files say gamma and beta; BART-like files of 2020 counted their version in the state dict.
     """
     if name.startswith(("shared.", "encoder.", "decoder.")):
         name = f"model.{name}"
+    elif head in ("encoder", "decoder") and name.startswith(tuple(f"{part}." for part in STACK_PARTS)):
+        name = PREFIXES[head] + name
     if name in ("model.encoder.version", "model.decoder.version"):
         return None
     stem, _, leaf = name.rpartition(".")
@@ -73,8 +76,8 @@ def unwrapped(tensors: Iterable[Stored], where: object) -> list[Stored]:
 
 
 def file_name(name: str, head: str | None) -> str:
-    """The name a weight has in a file: canonical, except that a base model is saved without "model."."""
-    return name.removeprefix("model.") if head == "base" else name
+    """The name a weight has in a file: canonical, but for what `PREFIXES` says."""
+    return name.removeprefix(PREFIXES.get(head, ""))
 
 
 def with_variant(filename: str, variant: str | None) -> str:

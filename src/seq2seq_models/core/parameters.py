@@ -14,9 +14,15 @@ if TYPE_CHECKING:
     from .config import PretrainedConfig
 
 Kind = Literal["linear", "norm", "embedding", "table", "plain"]
-Head = Literal["base", "conditional", "causal"]
+Head = Literal["base", "conditional", "causal", "encoder", "decoder"]
 HEADS: dict[str, Head] = {"ForConditionalGeneration": "conditional", "ForCausalLM": "causal", "Model": "base"}
 """What a class is called after its family, and its head."""
+
+PREFIXES: dict[str | None, str] = {"base": "model.", "encoder": "model.encoder.", "decoder": "model.decoder."}
+"""What canonical names begin with that names in a file of these models do not."""
+
+STACK_PARTS = ("embed_tokens", "embed_positions", "layers", "layer_norm", "layernorm_embedding")
+"""The parts of an encoder and of a decoder."""
 
 SHARED = "model.shared.weight"
 LM_HEAD = "lm_head.weight"
@@ -49,16 +55,18 @@ def parameters(config: PretrainedConfig, head: Head = "conditional") -> tuple[Pa
 
     Args:
         config: a Pegasus or BlenderbotSmall config.
-        head: "base" (encoder and decoder), "conditional" (with the language-modelling head), or "causal" (decoder and
-            head only; its embedding is the decoder's own, which a full checkpoint holds as the shared one).
+        head: "base" (encoder and decoder), "conditional" (with the language-modelling head), "causal" (decoder and head
+            only), "encoder" or "decoder" (one of them alone). The embedding of what has no shared one is its own; a
+            full checkpoint holds it as the shared one.
     """
     found = list(_embeddings(config, head))
-    if head != "causal":
+    if head not in ("causal", "decoder"):
         found += _stack(config, "encoder")
-    found += _stack(config, "decoder")
+    if head != "encoder":
+        found += _stack(config, "decoder")
     if head == "conditional":
         found.append(Parameter(FINAL_LOGITS_BIAS, (1, config.vocab_size), "plain", optional=True, trainable=False))
-    if head != "base":
+    if head in ("conditional", "causal"):
         source = "model.decoder.embed_tokens.weight" if head == "causal" else SHARED
         tie = source if config.tie_word_embeddings else None
         found.append(Parameter(LM_HEAD, (config.vocab_size, config.d_model), "linear", tied_to=tie))
@@ -73,8 +81,9 @@ def several(names: Iterable[str]) -> str:
 
 def _embeddings(config: PretrainedConfig, head: Head) -> Iterator[Parameter]:
     shape = (config.vocab_size, config.d_model)
-    if head == "causal":
-        yield Parameter("model.decoder.embed_tokens.weight", shape, "embedding")
+    if head in ("causal", "encoder", "decoder"):
+        side = "encoder" if head == "encoder" else "decoder"
+        yield Parameter(f"model.{side}.embed_tokens.weight", shape, "embedding")
         return
     yield Parameter(SHARED, shape, "embedding")
     for side in ("encoder", "decoder"):

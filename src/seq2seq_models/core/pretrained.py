@@ -164,6 +164,8 @@ class PretrainedModelMixin(PushToHubMixin):
                 stored, where = open_state_dict(cls._stored(choices.state_dict or {})), "the state dict"
             else:
                 stored, where = open_checkpoint(files.paths, files.index), str(files.chosen)
+            named = ((canonical_name(name, cls.head), tensor) for name, tensor in stored.items())
+            stored = {name: tensor.renamed(name) for name, tensor in named if name is not None}
             fitted = Fit()
 
             def match(wanted: Sequence[Parameter], own: Mapping[str, tuple[int, ...]]) -> Mapping[str, Stored]:
@@ -298,13 +300,15 @@ def _config(
 
     Those that are no keys of the config but are taken by a user's constructor come back apart.
     """
-    from .config import PretrainedConfig
+    from .config import PretrainedConfig, config_of
 
     if isinstance(given, PretrainedConfig):
         config = copy.deepcopy(given)
     elif given is not None or repository is not None:
         source: Any = given if given is not None else repository
-        config = cls.config_class.from_pretrained(source, **_reach(repository, given))
+        # An encoder or decoder is of either family.
+        read = cls.config_class.from_pretrained if cls.config_class.model_type else config_of
+        config = read(source, **_reach(repository, given))
     else:
         raise ConfigError("`config` must be given when no name or folder is, got None. Pass one.")
     others = [key for key in options if not hasattr(config, key) and key not in _REPOSITORY_KEYS]

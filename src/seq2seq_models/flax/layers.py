@@ -25,10 +25,20 @@ if TYPE_CHECKING:
 ACTIVATIONS: dict[str, Callable[[Array], Array]] = {
     # Computed again in the backward pass, where it costs next to nothing: three arrays less for each layer to keep.
     "gelu": jax.checkpoint(partial(jax.nn.gelu, approximate=False)),
-    "gelu_new": partial(jax.nn.gelu, approximate=True),
+    "gelu_10": lambda x: jnp.clip(jax.nn.gelu(x, approximate=False), -10, 10),
+    "gelu_accurate": partial(jax.nn.gelu, approximate=True),
     "gelu_fast": partial(jax.nn.gelu, approximate=True),
+    "gelu_new": partial(jax.nn.gelu, approximate=True),
+    "gelu_python": partial(jax.nn.gelu, approximate=False),
+    "gelu_python_tanh": partial(jax.nn.gelu, approximate=True),
+    "gelu_pytorch_tanh": partial(jax.nn.gelu, approximate=True),
+    "laplace": lambda x: 0.5 * (1.0 + jax.lax.erf((x - 0.707107) / (0.282095 * 2.0**0.5))),  # Ma et al. 2022
+    "leaky_relu": jax.nn.leaky_relu,
+    "mish": jax.nn.mish,
     "quick_gelu": lambda x: x * jax.nn.sigmoid(1.702 * x),
     "relu": jax.nn.relu,
+    "relu2": lambda x: jnp.square(jax.nn.relu(x)),
+    "relu6": jax.nn.relu6,
     "silu": jax.nn.silu,
     "swish": jax.nn.silu,
     "tanh": jnp.tanh,

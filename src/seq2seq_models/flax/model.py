@@ -95,6 +95,8 @@ class PreTrainedModel(ParameterHolder):
         self.dtype = floating(dtype)
         self.input_shape = input_shape
         self.key = jax.random.PRNGKey(seed)
+        if getattr(config, "gradient_checkpointing", False):
+            kwargs.setdefault("gradient_checkpointing", True)
         self._module = self.module_class(config=config, dtype=self.dtype, **kwargs)
         self._slots = self._all_slots()
         self._params: weights.Tree | None = self.init_weights(self.key, input_shape) if _do_init else None

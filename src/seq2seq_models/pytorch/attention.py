@@ -2,26 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from typing import Any
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..errors import InputError
 from .cache import Cache
-from .linear import Linear
-
-Products = Mapping[nn.Module, Callable[[Tensor], Any]]
-"""Faster functions in the place of layers that nobody has changed, for one call of `generate`; see packing.py."""
-
-
-def apply(layer: nn.Module, values: Tensor, products: Products | None) -> Tensor:
-    """layer(values), by the layer's product if there is one."""
-    product = None if products is None else products.get(layer)
-    out: Tensor = layer(values) if product is None else product(values)
-    return out
+from .linear import Products, apply
 
 
 def padding_mask(mask: Tensor | None, dtype: torch.dtype) -> Tensor | None:
@@ -81,55 +68,76 @@ class Attention(nn.Module):
     Source: Vaswani et al. 2017, section 3.2.
     """
 
-    def __init__(self, dim: int, num_heads: int, dropout: float, layer: int | None = None) -> None:
+    def __init__(
+        self,
+        dim: int,
+        num_heads: int,
+        dropout: float,
+        layer: int | None = None,
+        is_causal: bool = False,
+        is_cross: bool = False,
+    ) -> None:
         super().__init__()
         self.num_heads = num_heads
         self.head_dim = dim // num_heads
         self.dropout = dropout
         self.layer = layer
+        self.is_causal = is_causal
+        self.is_cross = is_cross
         self.implementation = "sdpa"
-        self.k_proj = Linear(dim, dim)
-        self.v_proj = Linear(dim, dim)
-        self.q_proj = Linear(dim, dim)
-        self.out_proj = Linear(dim, dim)
+        self.k_proj = nn.Linear(dim, dim)
+        self.v_proj = nn.Linear(dim, dim)
+        self.q_proj = nn.Linear(dim, dim)
+        self.out_proj = nn.Linear(dim, dim)
 
     def forward(
         self,
-        hidden: Tensor,
-        memory: Tensor | None = None,
-        mask: Tensor | None = None,
-        cache: Cache | None = None,
-        head_mask: Tensor | None = None,
-        need_weights: bool = False,
-        is_causal: bool = False,
-        is_cross: bool = False,
+        hidden_states: Tensor,
+        key_value_states: Tensor | None = None,
+        past_key_values: Cache | None = None,
+        attention_mask: Tensor | None = None,
+        layer_head_mask: Tensor | None = None,
+        output_attentions: bool = False,
+        cache_position: Tensor | None = None,
+        *,
         products: Products | None = None,
     ) -> tuple[Tensor, Tensor | None]:
-        """Attended values [B, T, D] and, if `need_weights`, the weights after the softmax [B, H, T, keys].
+        """Attended values [B, T, D] and, if `output_attentions`, the weights after the softmax [B, H, T, keys].
 
         Args:
-            hidden: the queries' states [B, T, D].
-            memory: the encoder's output [B, S, D]; may be None when the cache already holds its keys and values.
-            mask: additive [B or 1, 1, T or 1, keys].
-            cache: where keys and values are kept; those of this layer are read and written.
-            head_mask: [H], multiplied onto the weights.
-            is_causal: no mask is given and each query sees the keys up to its own place.
-            is_cross: attend to the encoder. Its keys may have fewer rows than `hidden`: B rows of beams share them.
+            hidden_states: the queries' states [B, T, D].
+            key_value_states: the encoder's output [B, S, D], to attend to in the place of the queries' own states. Its
+                keys may have fewer rows than the queries: B rows of beams share them.
+            past_key_values: where keys and values are kept; those of this layer are read and written. Where it holds
+                those of the encoder's output, `key_value_states` is not looked at.
+            attention_mask: additive [B or 1, 1, T or 1, keys]. Without one, every key is seen; in a decoder's
+                self-attention, those up to the query's own place.
+            layer_head_mask: [H], multiplied onto the weights.
+            output_attentions: return the weights.
+            cache_position: accepted as transformers accepts it; the cache itself knows how many tokens it holds.
             products: of this module's layers; of the module itself, for queries, keys and values together.
+
+        Raises:
+            InputError: if there is nothing to attend to.
         """
+        hidden, cache, mask, head_mask = hidden_states, past_key_values, attention_mask, layer_head_mask
         rows, length, dim = hidden.shape
-        if is_cross:
+        if self.is_cross or key_value_states is not None:
             query = self._split(apply(self.q_proj, hidden, products))
-            key, value = self._keys_and_values(memory, cache)
+            key, value = self._keys_and_values(key_value_states, cache)
         else:
             query, key, value = map(self._split, self.project(hidden, products))
             if cache is not None:
                 assert self.layer is not None
                 key, value = cache.update(key, value, self.layer)
+        is_causal = self.is_causal and mask is None and length > 1
+        if is_causal and key.shape[2] > length:
+            positions = torch.arange(key.shape[2] - length, key.shape[2], device=hidden.device)
+            mask, is_causal = causal_mask(None, positions, key.shape[2], hidden.dtype), False
         beams = rows // key.shape[0]
         if beams > 1:  # [B * beams, H, T, K] -> [B, H, beams * T, K]: the beams of one input read its keys once
             query = query.view(key.shape[0], beams, self.num_heads, length, -1).transpose(1, 2).flatten(2, 3)
-        if need_weights or head_mask is not None or self.implementation == "eager":
+        if output_attentions or head_mask is not None or self.implementation == "eager":
             attended, weights = self._eager(query, key, value, mask, head_mask, is_causal)
         else:
             attended, weights = self._fused(query, key, value, mask, is_causal), None
@@ -137,7 +145,7 @@ class Attention(nn.Module):
             attended = self._per_beam(attended, beams)
             weights = None if weights is None else self._per_beam(weights, beams)
         attended = attended.transpose(1, 2).reshape(rows, length, dim)
-        return apply(self.out_proj, attended, products), weights if need_weights else None
+        return apply(self.out_proj, attended, products), weights if output_attentions else None
 
     def project(self, hidden: Tensor, products: Products | None = None) -> tuple[Tensor, ...]:
         """Queries, keys and values of the module's own input, each [B, T, D]."""
@@ -160,8 +168,9 @@ class Attention(nn.Module):
         stored = None if cache is None or self.layer is None else cache.cross(self.layer)
         if stored is not None:
             return stored
-        assert memory is not None
-        keys, values = self._split(self.k_proj(memory)), self._split(self.v_proj(memory))
+        if memory is None:
+            raise InputError("`key_value_states` must be the encoder's output [B, S, D] to attend to, got None.")
+        keys, values = self._split(apply(self.k_proj, memory)), self._split(apply(self.v_proj, memory))
         if cache is None or self.layer is None:
             return keys, values
         return cache.set_cross(

@@ -6,23 +6,23 @@ from collections.abc import Iterator
 from typing import Any
 
 from torch import nn
-from torch.nn.modules import module as torch_module
 
 from ..core.generation.originals import Originals
 from .attention import Attention
-from .layers import DecoderLayer, PositionEmbedding, TokenEmbedding
-from .linear import Linear
+from .layers import ACTIVATIONS, DecoderLayer, PositionEmbedding, TokenEmbedding
+from .linear import HOOKS, any_hooks
 from .quantization import Int8Linear
 from .transformer import Decoder
 
+ACTIVATION_KINDS: set[Any] = {type(make()) for make in ACTIVATIONS.values()}
 PARTS: dict[type, Any] = {
     kind: kind.forward
     for kind in (
+        *ACTIVATION_KINDS,
         Attention,
         Decoder,
         DecoderLayer,
         Int8Linear,
-        Linear,
         PositionEmbedding,
         TokenEmbedding,
         nn.Embedding,
@@ -33,7 +33,6 @@ PARTS: dict[type, Any] = {
 }
 """The modules of a decoder and its head, exactly of these types, and what each of them computes with."""
 
-HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
 ORIGINALS = Originals(
     ("forward", "prepare_inputs_for_generation", "get_encoder", "get_decoder", "_logits", "_head_bias"),
 )
@@ -55,11 +54,6 @@ def changed_part(model: Any) -> str | None:
     if found := ORIGINALS.overridden(model.model, " of `model`") or _hooked("model", model.model):
         return found
     return next((what for name, one in _named(model.get_decoder()) if (what := is_changed(name, one))), None)
-
-
-def any_hooks() -> bool:
-    """Whether there are hooks on all modules of the process."""
-    return any(getattr(torch_module, f"_global{name}") for name in HOOKS)
 
 
 def is_changed(name: str, part: nn.Module) -> str | None:

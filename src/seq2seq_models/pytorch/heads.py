@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..core.config import PretrainedConfig
+from ..core.config import PretrainedConfig, Seq2SeqConfig
 from ..core.outputs import (
     BaseModelOutput,
     CausalLMOutputWithCrossAttentions,
@@ -21,10 +21,10 @@ from ..core.outputs import (
 from ..core.parameters import Head
 from ..errors import ConfigError
 from .cache import Cache, LegacyCache
-from .changes import ORIGINALS, any_hooks, is_changed
+from .changes import ORIGINALS, is_changed
 from .generation import GenerationMixin
 from .layers import TokenEmbedding, sharing_gradient
-from .linear import linear
+from .linear import any_hooks, linear
 from .loss import head_loss, language_modeling_loss
 from .model import PreTrainedModel, uninitialised
 from .quantization import Int8Linear
@@ -370,12 +370,26 @@ class ConditionalGenerationModel(LanguageModel):
         return output if return_dict else output.to_tuple()
 
 
-class DecoderWrapper(nn.Module):
+class DecoderWrapper(PreTrainedModel):
     """Puts the decoder under the name the hub's checkpoints give it, `model.decoder`."""
 
+    head: ClassVar[Head] = "base"
+    config_class = Seq2SeqConfig
+
     def __init__(self, config: PretrainedConfig) -> None:
-        super().__init__()
-        self.decoder = Decoder(config)
+        super().__init__(config)
+        with uninitialised():
+            self.decoder = Decoder(config)
+        self.post_init()
+
+    def get_decoder(self) -> Decoder:
+        return self.decoder
+
+    def get_input_embeddings(self) -> nn.Embedding:
+        return self.decoder.embed_tokens
+
+    def set_input_embeddings(self, value: nn.Embedding) -> None:
+        self.decoder.embed_tokens = value
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         return self.decoder(*args, **kwargs)

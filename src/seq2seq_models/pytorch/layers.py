@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from functools import partial
@@ -17,22 +17,55 @@ from ..core.architecture import FP16_CLAMP, LAYER_NORM_EPSILON
 from ..core.config import PretrainedConfig
 from ..core.positions import sinusoidal_table
 from ..errors import InputError
-from .attention import Attention, Products, apply
+from .attention import Attention
 from .cache import Cache
-from .linear import Linear
+from .linear import Products, apply
 
-ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
-    "gelu": F.gelu,
-    "gelu_new": partial(F.gelu, approximate="tanh"),
-    "gelu_fast": partial(F.gelu, approximate="tanh"),
-    "quick_gelu": lambda x: x * torch.sigmoid(1.702 * x),
-    "relu": F.relu,
-    "silu": F.silu,
-    "swish": F.silu,
-    "tanh": torch.tanh,
-    "sigmoid": torch.sigmoid,
-    "linear": lambda x: x,
+
+class Activation(nn.Module):
+    """An activation by the name that a config gives it, where PyTorch has no module for it."""
+
+    def __init__(self, name: str) -> None:
+        super().__init__()
+        self.name = name
+
+    def forward(self, input: Tensor) -> Tensor:
+        if self.name == "quick_gelu":
+            return input * torch.sigmoid(1.702 * input)
+        if self.name == "gelu_10":
+            return F.gelu(input).clamp(-10, 10)
+        if self.name == "relu2":
+            return F.relu(input).square()
+        mean, spread = 0.707107, 0.282095  # "laplace", Ma et al. 2022
+        return 0.5 * (1.0 + torch.erf((input - mean) / (spread * math.sqrt(2.0))))
+
+    def extra_repr(self) -> str:
+        return self.name
+
+
+ACTIVATIONS: dict[str, Callable[[], nn.Module]] = {
+    "gelu": nn.GELU,
+    "gelu_10": partial(Activation, "gelu_10"),
+    "gelu_accurate": partial(nn.GELU, "tanh"),
+    "gelu_fast": partial(nn.GELU, "tanh"),
+    "gelu_new": partial(nn.GELU, "tanh"),
+    "gelu_python": nn.GELU,
+    "gelu_python_tanh": partial(nn.GELU, "tanh"),
+    "gelu_pytorch_tanh": partial(nn.GELU, "tanh"),
+    "laplace": partial(Activation, "laplace"),
+    "leaky_relu": nn.LeakyReLU,
+    "linear": nn.Identity,
+    "mish": nn.Mish,
+    "quick_gelu": partial(Activation, "quick_gelu"),
+    "relu": nn.ReLU,
+    "relu2": partial(Activation, "relu2"),
+    "relu6": nn.ReLU6,
+    "sigmoid": nn.Sigmoid,
+    "silu": nn.SiLU,
+    "swish": nn.SiLU,
+    "tanh": nn.Tanh,
 }
+"""What makes the module of each activation."""
 
 
 _shared_gradient: ContextVar[tuple[Tensor, Tensor] | None] = ContextVar("shared_gradient", default=None)
@@ -91,7 +124,7 @@ class TokenEmbedding(nn.Embedding):
     """Token vectors; an id outside the vocabulary is named instead of ending in an index error."""
 
     def forward(self, input: Tensor) -> Tensor:
-        shared = _shared_gradient.get()
+        shared = None if torch.compiler.is_compiling() else _shared_gradient.get()
         try:
             if shared is not None and shared[0] is self.weight and self.max_norm is None and not self.sparse:
                 padding = -1 if self.padding_idx is None else self.padding_idx
@@ -141,14 +174,29 @@ class PositionEmbedding(nn.Embedding):
         with torch.no_grad():
             self.weight.copy_(table)
 
-    def forward(self, start: int, length: int, positions: Tensor | None = None) -> Tensor:  # type: ignore[override]
-        """Vectors [T, D] for `length` positions from `start`, or for the given int64 `positions` [T]."""
+    def forward(  # type: ignore[override]
+        self,
+        input_ids_shape: Sequence[int],
+        past_key_values_length: int = 0,
+        position_ids: Tensor | None = None,
+    ) -> Tensor:
+        """Vectors [T, D] for the positions of tokens.
+
+        Args:
+            input_ids_shape: of the tokens, [B, T].
+            past_key_values_length: the first token's position.
+            position_ids: int64 [T], the positions themselves.
+
+        Raises:
+            InputError: if a position is beyond the table.
+        """
+        start, length = past_key_values_length, input_ids_shape[1]
         if start + length > self.num_embeddings:
             raise InputError(
                 f"the sequence must have at most {self.num_embeddings} positions (max_position_embeddings), "
                 f"got {start + length}. Truncate the input, or call resize_position_embeddings."
             )
-        return self.weight[start : start + length] if positions is None else F.embedding(positions, self.weight)
+        return self.weight[start : start + length] if position_ids is None else F.embedding(position_ids, self.weight)
 
 
 class Layer(nn.Module):
@@ -159,12 +207,12 @@ class Layer(nn.Module):
         self.norm_first = config.architecture.norm == "pre"
         self.dropout = config.dropout
         self.activation_dropout = config.activation_dropout
-        self.activation_fn = ACTIVATIONS[config.activation_function]
+        self.activation_fn = ACTIVATIONS[config.activation_function]()
 
     def _add_feed_forward(self, config: PretrainedConfig, ffn_dim: int) -> None:
         # Made last: optimizer states saved elsewhere count on the checkpoints' order of parameters.
-        self.fc1 = Linear(config.d_model, ffn_dim)
-        self.fc2 = Linear(ffn_dim, config.d_model)
+        self.fc1 = nn.Linear(config.d_model, ffn_dim)
+        self.fc2 = nn.Linear(ffn_dim, config.d_model)
         self.final_layer_norm = layer_norm(config)
 
     def _enter(self, hidden: Tensor, norm: nn.LayerNorm) -> Tensor:
@@ -190,70 +238,103 @@ class EncoderLayer(Layer):
         self._add_feed_forward(config, config.encoder_ffn_dim)
 
     def forward(
-        self, hidden: Tensor, mask: Tensor | None, head_mask: Tensor | None = None, need_weights: bool = False
-    ) -> tuple[Tensor, Tensor | None]:
-        """States [B, S, D] and, if asked, attention weights [B, H, S, S]."""
+        self,
+        hidden_states: Tensor,
+        attention_mask: Tensor | None = None,
+        layer_head_mask: Tensor | None = None,
+        output_attentions: bool = False,
+    ) -> tuple[Tensor, ...]:
+        """A tuple of the states [B, S, D] and, with `output_attentions`, attention weights [B, H, S, S].
+
+        Args:
+            hidden_states: [B, S, D].
+            attention_mask: additive [B, 1, 1 or S, S]; None hides nothing.
+            layer_head_mask: [H], multiplied onto the attention weights.
+            output_attentions: return the weights.
+        """
         out, weights = self.self_attn(
-            self._enter(hidden, self.self_attn_layer_norm), mask=mask, head_mask=head_mask, need_weights=need_weights
+            hidden_states=self._enter(hidden_states, self.self_attn_layer_norm),
+            attention_mask=attention_mask,
+            layer_head_mask=layer_head_mask,
+            output_attentions=output_attentions,
         )
-        hidden = self._feed_forward(self._leave(hidden, out, self.self_attn_layer_norm))
+        hidden = self._feed_forward(self._leave(hidden_states, out, self.self_attn_layer_norm))
         if hidden.dtype == torch.float16:
             hidden = hidden.clamp(-FP16_CLAMP, FP16_CLAMP)
-        return hidden, weights
+        return (hidden, weights) if output_attentions else (hidden,)
 
 
 class DecoderLayer(Layer):
     """Causal self-attention, attention to the encoder, and feed-forward over [B, T, D]."""
 
-    def __init__(self, config: PretrainedConfig, index: int) -> None:
+    def __init__(self, config: PretrainedConfig, layer_idx: int | None = None) -> None:
         super().__init__(config)
         heads, dropout = config.decoder_attention_heads, config.attention_dropout
-        self.self_attn = Attention(config.d_model, heads, dropout, index)
+        self.self_attn = Attention(config.d_model, heads, dropout, layer_idx, is_causal=True)
         self.self_attn_layer_norm = layer_norm(config)
-        self.encoder_attn = Attention(config.d_model, heads, dropout, index)
+        self.encoder_attn = Attention(config.d_model, heads, dropout, layer_idx, is_cross=True)
         self.encoder_attn_layer_norm = layer_norm(config)
         self._add_feed_forward(config, config.decoder_ffn_dim)
 
     def forward(
         self,
-        hidden: Tensor,
-        mask: Tensor | None,
-        memory: Tensor | None,
-        memory_mask: Tensor | None,
-        cache: Cache | None = None,
-        head_mask: Tensor | None = None,
-        cross_head_mask: Tensor | None = None,
-        need_weights: bool = False,
-        is_causal: bool = False,
-        has_memory: bool = False,
+        hidden_states: Tensor,
+        attention_mask: Tensor | None = None,
+        encoder_hidden_states: Tensor | None = None,
+        encoder_attention_mask: Tensor | None = None,
+        layer_head_mask: Tensor | None = None,
+        cross_attn_layer_head_mask: Tensor | None = None,
+        past_key_values: Cache | None = None,
+        output_attentions: bool = False,
+        use_cache: bool = True,
+        cache_position: Tensor | None = None,
+        *,
         products: Products | None = None,
-    ) -> tuple[Tensor, Tensor | None, Tensor | None]:
-        """States [B, T, D] and, if asked, the weights of self-attention and of cross-attention."""
-        more = {} if products is None else {"products": products}
+    ) -> tuple[Any, ...]:
+        """A tuple of the states [B, T, D] and, with `output_attentions`, the weights of both attentions.
+
+        Args:
+            hidden_states: [B, T, D].
+            attention_mask: additive [B or 1, 1, T, past + T]; without one, each token sees those up to itself.
+            encoder_hidden_states: [B, S, D], or fewer rows that beams share; without it, and without a cache that holds
+                its keys and values, the layer attends to no encoder.
+            encoder_attention_mask: additive [B, 1, 1, S].
+            layer_head_mask, cross_attn_layer_head_mask: [H], multiplied onto the weights.
+            past_key_values: takes in the new keys and values.
+            output_attentions: return the weights; those over the encoder are None if there is none.
+            use_cache, cache_position: accepted as transformers accepts them; a cache that is given is used, and knows
+                how many tokens it holds.
+            products: faster functions for the layers, see packing.py.
+        """
+        more: dict[str, Any] = {} if products is None else {"products": products}
         out, weights = self.self_attn(
-            self._enter(hidden, self.self_attn_layer_norm),
-            mask=mask,
-            cache=cache,
-            head_mask=head_mask,
-            need_weights=need_weights,
-            is_causal=is_causal,
+            hidden_states=self._enter(hidden_states, self.self_attn_layer_norm),
+            past_key_values=past_key_values,
+            attention_mask=attention_mask,
+            layer_head_mask=layer_head_mask,
+            output_attentions=output_attentions,
             **more,
         )
-        hidden = self._leave(hidden, out, self.self_attn_layer_norm)
+        hidden = self._leave(hidden_states, out, self.self_attn_layer_norm)
         cross_weights = None
-        if has_memory:
+        if encoder_hidden_states is not None or self._remembers(past_key_values):
             out, cross_weights = self.encoder_attn(
-                self._enter(hidden, self.encoder_attn_layer_norm),
-                memory=memory,
-                mask=memory_mask,
-                cache=cache,
-                head_mask=cross_head_mask,
-                need_weights=need_weights,
-                is_cross=True,
+                hidden_states=self._enter(hidden, self.encoder_attn_layer_norm),
+                key_value_states=encoder_hidden_states,
+                past_key_values=past_key_values,
+                attention_mask=encoder_attention_mask,
+                layer_head_mask=cross_attn_layer_head_mask,
+                output_attentions=output_attentions,
                 **more,
             )
             hidden = self._leave(hidden, out, self.encoder_attn_layer_norm)
-        return self._feed_forward(hidden, products), weights, cross_weights
+        hidden = self._feed_forward(hidden, products)
+        return (hidden, weights, cross_weights) if output_attentions else (hidden,)
+
+    def _remembers(self, cache: Cache | None) -> bool:
+        """Whether a cache holds the keys and values of an encoder's output for this layer."""
+        layer: Any = getattr(self.encoder_attn, "layer", None)
+        return cache is not None and layer is not None and cache.cross(layer) is not None
 
 
 def layer_norm(config: PretrainedConfig) -> nn.LayerNorm:

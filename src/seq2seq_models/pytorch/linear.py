@@ -1,4 +1,4 @@
-"""Linear maps whose products over many rows are oneDNN's on a CPU, in training too.
+"""Products of linear layers over many rows, which are oneDNN's on a CPU, in training too.
 
 PyTorch multiplies float32 matrices on a CPU by MKL; oneDNN, which it brings along, is faster on processors that are not
 Intel's (measured on AMD's). Its operation is not part of PyTorch's public interface: where it is missing, the usual
@@ -7,11 +7,14 @@ product is used. What a decoding step computes is in packing.py.
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch._C import _len_torch_dispatch_stack
+from torch.nn.modules import module as torch_module
 
 ROWS = 64
 """Fewer rows than these are left to PyTorch's usual product."""
@@ -20,12 +23,45 @@ ELEMENTS = 2**18
 """So are weights with fewer elements."""
 
 
-class Linear(nn.Linear):
-    """`torch.nn.Linear`, with the products of this module."""
+HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
 
-    def forward(self, input: Tensor) -> Tensor:
-        """[..., in] -> [..., out]."""
-        return linear(input, self.weight, self.bias)
+Products = Mapping[nn.Module, Callable[[Tensor], Any]]
+"""Faster functions in the place of layers that nobody has changed, for one call of `generate`; see packing.py."""
+
+_forward = nn.Linear.forward
+
+
+def apply(layer: nn.Module, values: Tensor, products: Products | None = None) -> Tensor:
+    """layer(values), by another product where that gives the same.
+
+    Args:
+        layer: called as it is, unless it is a `torch.nn.Linear` that nobody has changed.
+        values: [..., in].
+        products: of layers, for one call of `generate`.
+    """
+    product = None if products is None else products.get(layer)
+    if product is not None:
+        out: Tensor = product(values)
+    elif type(layer) is nn.Linear and _is_for_onednn(values, layer.weight, layer.bias) and not _is_changed(layer):
+        out = _Linear.apply(values, layer.weight, layer.bias)  # type: ignore[no-untyped-call]
+    else:
+        out = layer(values)
+    return out
+
+
+def any_hooks() -> bool:
+    """Whether there are hooks on all modules of the process."""
+    return any(getattr(torch_module, f"_global{name}") for name in HOOKS)
+
+
+def is_watched() -> bool:
+    """Whether something looks at every operation that PyTorch runs, such as a counter of operations."""
+    return _len_torch_dispatch_stack() > 0
+
+
+def _is_changed(layer: nn.Linear) -> bool:
+    held = vars(layer)
+    return "forward" in held or type(layer).forward is not _forward or any(held[name] for name in HOOKS) or any_hooks()
 
 
 def linear(values: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
@@ -48,7 +84,7 @@ def _is_for_onednn(values: Tensor, weight: Tensor, bias: Tensor | None) -> bool:
         return False
     if weight.numel() < ELEMENTS or values.numel() < ROWS * weight.shape[1]:
         return False
-    if torch.jit.is_tracing():  # type: ignore[attr-defined, no-untyped-call]
+    if torch.jit.is_tracing() or is_watched():  # type: ignore[attr-defined, no-untyped-call]
         return False
     # Foreign kinds of tensors know only the usual operations.
     known = (one for one in (values, weight, bias) if one is not None)

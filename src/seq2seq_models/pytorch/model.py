@@ -21,7 +21,6 @@ from . import weights
 from .attention import Attention
 from .layers import PositionEmbedding, TokenEmbedding
 from .quantization import Int8Linear, check_kind, quantize
-from .transformer import Stack
 
 ATTENTION_IMPLEMENTATIONS = ("sdpa", "eager", "flash_attention_2")
 
@@ -76,6 +75,10 @@ class PreTrainedModel(PretrainedModelMixin, nn.Module):
     main_input_name: ClassVar[str] = "input_ids"
     framework: ClassVar[str] = "pt"
     supports_gradient_checkpointing: ClassVar[bool] = True
+    is_stack: ClassVar[bool] = False
+    """Whether this is an encoder or a decoder."""
+    _given: ClassVar[nn.Module | None] = None
+    """A module that was handed to the constructor, and is not to be drawn anew."""
     _tied_weights_keys: ClassVar[list[str]] = []
     _keys_to_ignore_on_save: ClassVar[list[str] | None] = None
     """Looked up by transformers' Trainer after it has loaded a checkpoint."""
@@ -87,7 +90,8 @@ class PreTrainedModel(PretrainedModelMixin, nn.Module):
                 f"`config` of {type(self).__name__} must be a {self.config_class.__name__}, "
                 f"got {type(config).__name__}. Load a model with from_pretrained."
             )
-        config.validate()
+        if not _builds_inner_model.get():
+            config.validate()
         self.config = config
         self.name_or_path = config.name_or_path
         if self.can_generate():
@@ -175,7 +179,8 @@ class PreTrainedModel(PretrainedModelMixin, nn.Module):
         self.tie_weights()
         head, tied = self.get_output_embeddings(), self.config.tie_word_embeddings
         for module in self.modules():
-            if not (tied and module is head):  # drawn as the embedding it shares, whose pad row is zero
+            # The head is drawn as the embedding it shares, whose pad row is zero; what was given is as it is.
+            if not (tied and module is head) and module is not self._given:
                 self._init_weights(module)
 
     def _init_weights(self, module: nn.Module) -> None:
@@ -369,8 +374,8 @@ class PreTrainedModel(PretrainedModelMixin, nn.Module):
     def _resize_head(self, size: int) -> None:
         """For a head with a bias: extend or cut it."""
 
-    def _stacks(self) -> list[Stack]:
-        return [module for module in self.modules() if isinstance(module, Stack)]
+    def _stacks(self) -> list[Any]:
+        return [module for module in self.modules() if getattr(module, "is_stack", False)]
 
     def get_position_embeddings(self) -> PositionEmbedding | tuple[PositionEmbedding, ...]:
         """The position tables: of encoder and decoder, or the decoder's alone where there is no encoder."""

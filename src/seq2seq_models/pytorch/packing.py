@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
-from typing import Any, cast
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -17,7 +17,7 @@ from torch.utils.weak import WeakTensorKeyDictionary
 
 from .attention import Attention
 from .layers import DecoderLayer
-from .linear import Linear
+from .linear import is_watched
 from .quantization import Int8Linear, joined
 
 SMALLEST = 2**18
@@ -40,7 +40,7 @@ State = tuple[int, int, Tensor]
 
 def is_packable(weight: Tensor) -> bool:
     """Whether a packed copy of this weight would serve: on the CPU, float32 or bfloat16, large, not in training."""
-    if weight.device.type != "cpu" or weight.numel() < SMALLEST or torch.is_grad_enabled():
+    if weight.device.type != "cpu" or weight.numel() < SMALLEST or torch.is_grad_enabled() or is_watched():
         return False
     if not (torch.backends.mkldnn.is_available() and torch.backends.mkldnn.enabled):  # type: ignore[no-untyped-call]
         return False
@@ -77,9 +77,8 @@ def packed_products(decoder: nn.Module) -> dict[nn.Module, Callable[[Tensor], An
     for layer in decoder.modules():
         if isinstance(layer, DecoderLayer) and isinstance(layer.self_attn, Attention):
             found[layer.self_attn] = _joint_product(layer.self_attn)
-        elif type(layer) in (Linear, nn.Linear):
-            linear = cast(nn.Linear, layer)
-            found[linear] = packed_linear(linear.weight, linear.bias)
+        elif type(layer) is nn.Linear:
+            found[layer] = packed_linear(layer.weight, layer.bias)
     return {layer: product for layer, product in found.items() if product is not None}
 
 

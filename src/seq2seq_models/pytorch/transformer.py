@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from typing import Any
+from functools import partial
+from typing import Any, ClassVar
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from ..core.config import PretrainedConfig
+from ..core.config import PretrainedConfig, Seq2SeqConfig
 from ..core.outputs import BaseModelOutput, BaseModelOutputWithPastAndCrossAttentions
+from ..core.parameters import Head
 from ..errors import InputError
-from .attention import Products, causal_mask, hides_nothing, padding_mask
+from .attention import Attention, causal_mask, hides_nothing, padding_mask
 from .cache import Cache, DynamicCache, EncoderDecoderCache, LegacyCache
 from .layers import (
     DecoderLayer,
@@ -24,12 +26,15 @@ from .layers import (
     embedding_scale,
     layer_norm,
 )
+from .linear import Products
+from .model import PreTrainedModel, uninitialised
 
 
-class Stack(nn.Module):
+class Stack(PreTrainedModel):
     """What encoder and decoder share: embeddings, norms around the layers, LayerDrop and gradient checkpointing."""
 
-    main_input_name = "input_ids"
+    config_class = Seq2SeqConfig
+    is_stack = True
 
     def __init__(
         self,
@@ -38,26 +43,25 @@ class Stack(nn.Module):
         layers: Iterable[nn.Module],
         layerdrop: float,
     ) -> None:
-        super().__init__()
-        self.config = config
+        super().__init__(config)
         self.dropout = config.dropout
         self.layerdrop = layerdrop
         self.embed_scale = embedding_scale(config)
-        self.embed_tokens = embed_tokens or TokenEmbedding(config.vocab_size, config.d_model, config.pad_token_id)
-        self.embed_positions = PositionEmbedding(config)
-        self.layers = nn.ModuleList(layers)
-        if config.architecture.embedding_norm:
-            self.layernorm_embedding = layer_norm(config)
-        if config.architecture.final_norm:
-            self.layer_norm = layer_norm(config)
-        self.gradient_checkpointing = False
+        with uninitialised():
+            self.embed_tokens = embed_tokens or TokenEmbedding(config.vocab_size, config.d_model, config.pad_token_id)
+            self.embed_positions = PositionEmbedding(config)
+            self.layers = nn.ModuleList(layers)
+            if config.architecture.embedding_norm:
+                self.layernorm_embedding = layer_norm(config)
+            if config.architecture.final_norm:
+                self.layer_norm = layer_norm(config)
+        self.gradient_checkpointing = bool(getattr(config, "gradient_checkpointing", False))
         self.gradient_checkpointing_options: dict[str, Any] = {"use_reentrant": False}
+        if embed_tokens is not None:
+            object.__setattr__(self, "_given", embed_tokens)  # no part of this module
+        self.post_init()
 
-    @property
-    def dtype(self) -> torch.dtype:
-        return self.embed_tokens.weight.dtype
-
-    def get_input_embeddings(self) -> nn.Module:
+    def get_input_embeddings(self) -> nn.Embedding:
         return self.embed_tokens
 
     def set_input_embeddings(self, value: nn.Embedding) -> None:
@@ -95,7 +99,7 @@ class Stack(nn.Module):
             embeds = embeds * self.embed_scale
         # Differs from transformers 4.57.6: BlenderbotSmall's decoder scales its embeddings too, as ParlAI, TF, Flax
         # and earlier PyTorch versions do; 4.57.6's PyTorch class lost the factor.
-        places = self.embed_positions(start, embeds.shape[1], positions)
+        places = self.embed_positions(embeds.shape[:2], start, positions)
         if not self.config.architecture.embedding_norm:
             hidden = embeds + places
         elif is_decoder:
@@ -104,10 +108,11 @@ class Stack(nn.Module):
             hidden = self.layernorm_embedding(embeds + places)
         return F.dropout(hidden, self.dropout, self.training)
 
-    def _run(self, layer: nn.Module, *args: Any) -> Any:
+    def _run(self, layer: nn.Module, *args: Any, **kwargs: Any) -> Any:
+        """layer(...); what may have a gradient is given by position, as re-entrant checkpoints want it."""
         if self.gradient_checkpointing and self.training and torch.is_grad_enabled():
-            return checkpoint(layer, *args, **self.gradient_checkpointing_options)
-        return layer(*args)
+            return checkpoint(partial(layer, **kwargs), *args, **self.gradient_checkpointing_options)
+        return layer(*args, **kwargs)
 
     def _is_dropped(self) -> bool:
         """LayerDrop: whether to leave out a layer in this training step (Fan et al. 2019)."""
@@ -129,6 +134,8 @@ class Stack(nn.Module):
 
 class Encoder(Stack):
     """The encoder: token ids [B, S] to states [B, S, D]."""
+
+    head: ClassVar[Head] = "encoder"
 
     def __init__(self, config: PretrainedConfig, embed_tokens: nn.Embedding | None = None) -> None:
         layers = (EncoderLayer(config) for _ in range(config.encoder_layers))
@@ -169,7 +176,10 @@ class Encoder(Stack):
             weights = None
             if not self._is_dropped():
                 layer_head_mask = None if head_mask is None else head_mask[index]
-                hidden, weights = self._run(layer, hidden, mask, layer_head_mask, need_weights)
+                hidden, *details = self._run(
+                    layer, hidden, mask, layer_head_mask=layer_head_mask, output_attentions=need_weights
+                )
+                weights = details[0] if need_weights else None
             attentions += (weights,)
         hidden = self._finish(hidden)
         output = BaseModelOutput(
@@ -182,6 +192,8 @@ class Encoder(Stack):
 
 class Decoder(Stack):
     """The decoder: token ids [B, T] and the encoder's states [B, S, D] to states [B, T, D]."""
+
+    head: ClassVar[Head] = "decoder"
 
     def __init__(self, config: PretrainedConfig, embed_tokens: nn.Embedding | None = None) -> None:
         layers = (DecoderLayer(config, index) for index in range(config.decoder_layers))
@@ -272,10 +284,10 @@ class Decoder(Stack):
         past = cache.get_seq_length() if cache is not None else 0
         start = past if cache_position is None else int(cache_position[-1]) + 1 - cache_position.shape[0]
         hidden = self._embed(input_ids, inputs_embeds, start, cache_position)
-        mask, is_causal = self._self_mask(attention_mask, hidden, past, cache_position)
+        mask = self._self_mask(attention_mask, hidden, past, cache_position)
         memory_mask = padding_mask(memory_mask, hidden.dtype)
         has_memory = memory is not None or (cache is not None and cache.cross(0) is not None)
-        more = () if products is None else (products,)
+        more: dict[str, Any] = {} if products is None else {"products": products}
         states: tuple[Tensor, ...] = ()
         attentions: tuple[Tensor, ...] = ()
         cross_attentions: tuple[Tensor, ...] = ()
@@ -283,22 +295,23 @@ class Decoder(Stack):
             states += (hidden,)
             if self._is_dropped():
                 continue
-            hidden, weights, cross_weights = self._run(
+            hidden, *details = self._run(
                 layer,
                 hidden,
                 mask,
                 memory,
-                memory_mask,
-                cache,
-                None if head_mask is None else head_mask[index],
-                None if cross_attn_head_mask is None else cross_attn_head_mask[index],
-                need_weights,
-                is_causal,
-                has_memory,
-                *more,
+                encoder_attention_mask=memory_mask,
+                layer_head_mask=None if head_mask is None else head_mask[index],
+                cross_attn_layer_head_mask=None if cross_attn_head_mask is None else cross_attn_head_mask[index],
+                past_key_values=cache,
+                output_attentions=need_weights,
+                use_cache=cache is not None,
+                cache_position=cache_position,
+                **more,
             )
-            attentions += (weights,)
-            cross_attentions += (cross_weights,)
+            if need_weights:
+                attentions += (details[0],)
+                cross_attentions += (details[1],)
         hidden = self._finish(hidden)
         return BaseModelOutputWithPastAndCrossAttentions(
             last_hidden_state=hidden,
@@ -334,8 +347,8 @@ class Decoder(Stack):
         hidden: Tensor,
         past: int,
         cache_position: Tensor | None,
-    ) -> tuple[Tensor | None, bool]:
-        """The additive mask of self-attention and whether attention should be causal by itself instead."""
+    ) -> Tensor | None:
+        """The additive mask of self-attention; None where that needs none, or is causal by itself."""
         length = hidden.shape[1]
         if attention_mask is not None and attention_mask.dim() == 2:
             if attention_mask.shape[1] > past + length:
@@ -347,13 +360,20 @@ class Decoder(Stack):
                 attention_mask = None
         if attention_mask is None:
             if length == 1:
-                return None, False  # one query sees every key there is
-            if past == 0:
-                return None, True
+                return None  # one query sees every key there is
+            if past == 0 and all(map(_is_own, self.layers)):
+                return None
         positions = cache_position
         if positions is None:
             positions = torch.arange(past, past + length, device=hidden.device)
-        return causal_mask(attention_mask, positions, past + length, hidden.dtype), False
+        return causal_mask(attention_mask, positions, past + length, hidden.dtype)
+
+
+def _is_own(layer: nn.Module) -> bool:
+    """Whether a layer's self-attention is causal without a mask."""
+    attention: Any = getattr(layer, "self_attn", None)
+    kinds = ((layer, DecoderLayer), (attention, Attention))
+    return all(type(one) is kind and "forward" not in vars(one) for one, kind in kinds)
 
 
 def only_one(name: str, value: Any, other_name: str, other: Any) -> None:

@@ -191,7 +191,7 @@ def from_state_dict(state_dict: Mapping[str, Tensor]) -> list[Stored]:
 
 def _canonical(model: PreTrainedModel, name: str) -> str:
     """The canonical name of a tensor of the model; a base model's own modules keep their names."""
-    return canonical_name(name) or name
+    return canonical_name(name, model.head) or name
 
 
 def _owner(model: nn.Module, name: str) -> tuple[nn.Module, str]:
