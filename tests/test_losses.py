@@ -11,7 +11,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 import seq2seq_models
 from seq2seq_models.pytorch import loss as room
-from seq2seq_models.pytorch.loss import head_loss
+from seq2seq_models.pytorch.loss import head_loss, language_modeling_loss
 
 from .tiny import FAMILIES, settings
 
@@ -79,9 +79,14 @@ def test_far_apart_logits_have_a_finite_loss(elements: int) -> None:
     torch.testing.assert_close(ours, plain)
 
 
-def test_without_labels_the_loss_is_no_number_as_in_pytorch() -> None:
+def test_without_labels_the_loss_and_its_gradients_are_zero() -> None:
     hidden, weight, bias, labels = inputs()
-    assert head_loss(hidden, weight, bias, torch.full_like(labels, -100))[0].isnan()
+    nothing = torch.full_like(labels, -100)
+    losses = [head_loss(hidden, weight, bias, nothing, keep_logits=True)[0]]
+    losses.append(language_modeling_loss(F.linear(hidden, weight, bias), nothing))
+    for loss in losses:
+        assert loss.item() == 0.0
+        assert not any(one.any() for one in torch.autograd.grad(loss, (hidden, weight)))
 
 
 def test_bfloat16_under_autocast(elements: int) -> None:

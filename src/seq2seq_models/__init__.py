@@ -39,6 +39,10 @@ if TYPE_CHECKING:
     from .core.outputs import FlaxCausalLMOutputWithCrossAttentions as FlaxCausalLMOutputWithCrossAttentions
     from .core.outputs import FlaxSeq2SeqLMOutput as FlaxSeq2SeqLMOutput
     from .core.outputs import FlaxSeq2SeqModelOutput as FlaxSeq2SeqModelOutput
+    from .core.outputs import GenerateBeamDecoderOnlyOutput as GenerateBeamDecoderOnlyOutput
+    from .core.outputs import GenerateBeamEncoderDecoderOutput as GenerateBeamEncoderDecoderOutput
+    from .core.outputs import GenerateDecoderOnlyOutput as GenerateDecoderOnlyOutput
+    from .core.outputs import GenerateEncoderDecoderOutput as GenerateEncoderDecoderOutput
     from .core.outputs import ModelOutput as ModelOutput
     from .core.outputs import Seq2SeqLMOutput as Seq2SeqLMOutput
     from .core.outputs import Seq2SeqModelOutput as Seq2SeqModelOutput
@@ -118,6 +122,10 @@ _ROOMS = {
         "FlaxCausalLMOutputWithCrossAttentions",
         "FlaxSeq2SeqLMOutput",
         "FlaxSeq2SeqModelOutput",
+        "GenerateBeamDecoderOnlyOutput",
+        "GenerateBeamEncoderDecoderOutput",
+        "GenerateDecoderOnlyOutput",
+        "GenerateEncoderDecoderOutput",
         "ModelOutput",
         "Seq2SeqLMOutput",
         "Seq2SeqModelOutput",

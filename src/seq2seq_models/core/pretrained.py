@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from ..errors import CheckpointError, ConfigError
+from ..errors import CheckpointError, ConfigError, InputError
 from .checkpoints import (
     FORMATS,
     OWN_FORMAT,
@@ -259,6 +259,14 @@ class PretrainedModelMixin(PushToHubMixin):
         written = write_folder_atomically(save_directory, write, stale=stale)
         if push_to_hub:
             self._push_saved(Path(save_directory), written, {"token": token, **kwargs})
+
+
+def check_multiple(pad_to_multiple_of: Any) -> None:
+    """Raise unless the argument of `resize_token_embeddings` is a whole number of at least 1."""
+    if not isinstance(pad_to_multiple_of, int) or isinstance(pad_to_multiple_of, bool) or pad_to_multiple_of < 1:
+        raise InputError(
+            f"`pad_to_multiple_of` must be a whole number of at least 1, got {pad_to_multiple_of!r}. Give one, or None."
+        )
 
 
 @contextmanager

@@ -1,8 +1,23 @@
 """BlenderbotSmall in Flax: the shared models with this family's config."""
 
 from ..core.config import BlenderbotSmallConfig
+from .attention import Attention
 from .heads import CausalModel, ConditionalGenerationModel, Seq2SeqModel
+from .heads import shift_tokens_right as shift_tokens_right
+from .layers import DecoderLayer, EncoderLayer
 from .model import PreTrainedModel
+from .modules import CausalModule, ConditionalGenerationModule, Seq2SeqModule
+from .transformer import Decoder, Encoder
+
+# The linen modules under transformers' names; they are the same for both families.
+FlaxBlenderbotSmallAttention = Attention
+FlaxBlenderbotSmallDecoder = Decoder
+FlaxBlenderbotSmallDecoderLayer = DecoderLayer
+FlaxBlenderbotSmallEncoder = Encoder
+FlaxBlenderbotSmallEncoderLayer = EncoderLayer
+FlaxBlenderbotSmallForCausalLMModule = CausalModule
+FlaxBlenderbotSmallForConditionalGenerationModule = ConditionalGenerationModule
+FlaxBlenderbotSmallModule = Seq2SeqModule
 
 
 class FlaxBlenderbotSmallPreTrainedModel(PreTrainedModel):

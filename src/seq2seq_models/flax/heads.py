@@ -110,6 +110,10 @@ class ConditionalGenerationModel(LanguageModel):
     head: ClassVar[Head] = "conditional"
     module_class = ConditionalGenerationModule
 
+    def prepare_decoder_input_ids_from_labels(self, labels: Array) -> Array:
+        """Decoder inputs [B, T] for labels [B, T]: shifted right, the start token first, -100 as padding."""
+        return shift_tokens_right(labels, self.config.pad_token_id, self.config.decoder_start_token_id)
+
     def __call__(
         self,
         input_ids: Array,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Mapping
 from dataclasses import fields
 from typing import Any, ClassVar
@@ -103,10 +104,10 @@ class PreTrainedModel(ParameterHolder):
         if self.can_generate():
             self.generation_config = GenerationConfig.from_model_config(config)
 
-    @property
-    def module(self) -> Any:
-        """The linen module. It holds no parameters: `module.apply({"params": params}, …)`."""
-        return self._module
+    @classmethod
+    def _from_config(cls, config: PretrainedConfig, **kwargs: Any) -> Any:
+        """A model with parameters drawn at random, for a copy of a config; `kwargs` as for the class."""
+        return cls(copy.deepcopy(config), **kwargs)
 
     @classmethod
     def can_generate(cls) -> bool:

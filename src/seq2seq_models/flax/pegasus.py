@@ -1,8 +1,23 @@
 """Pegasus in Flax: the shared models with this family's config."""
 
 from ..core.config import PegasusConfig
+from .attention import Attention
 from .heads import CausalModel, ConditionalGenerationModel, Seq2SeqModel
+from .heads import shift_tokens_right as shift_tokens_right
+from .layers import DecoderLayer, EncoderLayer
 from .model import PreTrainedModel
+from .modules import CausalModule, ConditionalGenerationModule, Seq2SeqModule
+from .transformer import Decoder, Encoder
+
+# The linen modules under transformers' names; they are the same for both families.
+FlaxPegasusAttention = Attention
+FlaxPegasusDecoder = Decoder
+FlaxPegasusDecoderLayer = DecoderLayer
+FlaxPegasusEncoder = Encoder
+FlaxPegasusEncoderLayer = EncoderLayer
+FlaxPegasusForCausalLMModule = CausalModule
+FlaxPegasusForConditionalGenerationModule = ConditionalGenerationModule
+FlaxPegasusModule = Seq2SeqModule
 
 
 class FlaxPegasusPreTrainedModel(PreTrainedModel):

@@ -11,11 +11,19 @@ from .cache import Cache
 from .linear import Products, apply
 
 
-def padding_mask(mask: Tensor | None, dtype: torch.dtype) -> Tensor | None:
+def padding_mask(mask: Tensor | None, dtype: torch.dtype, length: int | None = None) -> Tensor | None:
     """Additive mask [B, 1, 1, S] for a 1/0 mask [B, S], or None where nothing is masked.
 
     Masked places hold the dtype's lowest finite number, not minus infinity: a row that is masked throughout then
     averages over all places and stays finite. A mask of four dimensions is taken as additive already.
+
+    Args:
+        mask: 1/0 [B, S] or additive [B, 1, 1, S].
+        dtype: of the attention scores.
+        length: S of what is attended to, if it is known.
+
+    Raises:
+        InputError: it is no such tensor, or of another length.
     """
     if mask is None:
         return mask
@@ -25,6 +33,11 @@ def padding_mask(mask: Tensor | None, dtype: torch.dtype) -> Tensor | None:
         return mask
     if mask.dim() != 2:
         raise InputError(f"`attention_mask` must have 2 or 4 dimensions, got {mask.dim()}. Pass one 1/0 row per input.")
+    if length is not None and not is_traced() and mask.shape[1] != length:
+        raise InputError(
+            f"`attention_mask` must have one column for each of {length} tokens of the source, got {list(mask.shape)}. "
+            "Pass the one that the tokenizer gave with the ids."
+        )
     if hides_nothing(mask):
         return None  # lets attention take its unmasked path
     lowest = torch.finfo(dtype).min
@@ -37,9 +50,13 @@ def hides_nothing(mask: Tensor) -> bool:
     It is not looked at on a device, where the look would wait, nor while a graph is traced, which is to hold for other
     values.
     """
-    if torch.compiler.is_compiling() or torch.jit.is_tracing():  # type: ignore[attr-defined, no-untyped-call]
-        return False
-    return mask.device.type == "cpu" and bool(mask.all())
+    return not is_traced() and mask.device.type == "cpu" and bool(mask.all())
+
+
+def is_traced() -> bool:
+    """Whether what runs is made into a graph, for inputs of other values and lengths."""
+    is_tracing: bool = torch.jit.is_tracing()  # type: ignore[attr-defined, no-untyped-call]
+    return is_tracing or torch.compiler.is_compiling()
 
 
 def causal_mask(mask: Tensor | None, positions: Tensor, length: int, dtype: torch.dtype) -> Tensor:

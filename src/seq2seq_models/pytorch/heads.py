@@ -194,6 +194,11 @@ class LanguageModel(PreTrainedModel, GenerationMixin):
         logits: Tensor = head(hidden)
         return logits if bias is None else logits + bias
 
+    def _wide(self, logits: Tensor | None) -> Tensor | None:
+        """Logits as they are given back: float32 under autocast."""
+        is_mixed = logits is not None and torch.is_autocast_enabled(logits.device.type)
+        return logits.float() if logits is not None and is_mixed else logits
+
     def _states(self, labels: Tensor, inputs: dict[str, Any]) -> Tensor:
         """The states [B, T, D] under the head, for inputs of `forward` and the labels [B, T] to be learnt."""
         raise NotImplementedError
@@ -226,11 +231,12 @@ class LanguageModel(PreTrainedModel, GenerationMixin):
     ) -> tuple[Tensor | None, Tensor | None]:
         """The loss, if there are labels, and the logits, if they are to be kept; the weight is that of `_learning`."""
         if labels is None:
-            return None, self._logits(hidden)
+            return None, self._wide(self._logits(hidden))
         if weight is not None:
-            return head_loss(hidden, weight, self._head_bias(), labels, label_smoothing, keep_logits)
+            loss, kept = head_loss(hidden, weight, self._head_bias(), labels, label_smoothing, keep_logits)
+            return loss, self._wide(kept)
         logits = self._logits(hidden)
-        return language_modeling_loss(logits, labels, label_smoothing), logits
+        return language_modeling_loss(logits, labels, label_smoothing), self._wide(logits)
 
     def cross_entropy(self, labels: Tensor, label_smoothing: float = 0.0, **inputs: Any) -> Tensor:
         """The loss to train with, a float32 scalar: the mean cross-entropy over labels that are not -100.

@@ -22,7 +22,7 @@ from .cache import Cache
 from .linear import Products, apply
 
 
-class Activation(nn.Module):
+class _Activation(nn.Module):
     """An activation by the name that a config gives it, where PyTorch has no module for it."""
 
     def __init__(self, name: str) -> None:
@@ -45,20 +45,20 @@ class Activation(nn.Module):
 
 ACTIVATIONS: dict[str, Callable[[], nn.Module]] = {
     "gelu": nn.GELU,
-    "gelu_10": partial(Activation, "gelu_10"),
+    "gelu_10": partial(_Activation, "gelu_10"),
     "gelu_accurate": partial(nn.GELU, "tanh"),
     "gelu_fast": partial(nn.GELU, "tanh"),
     "gelu_new": partial(nn.GELU, "tanh"),
     "gelu_python": nn.GELU,
     "gelu_python_tanh": partial(nn.GELU, "tanh"),
     "gelu_pytorch_tanh": partial(nn.GELU, "tanh"),
-    "laplace": partial(Activation, "laplace"),
+    "laplace": partial(_Activation, "laplace"),
     "leaky_relu": nn.LeakyReLU,
     "linear": nn.Identity,
     "mish": nn.Mish,
-    "quick_gelu": partial(Activation, "quick_gelu"),
+    "quick_gelu": partial(_Activation, "quick_gelu"),
     "relu": nn.ReLU,
-    "relu2": partial(Activation, "relu2"),
+    "relu2": partial(_Activation, "relu2"),
     "relu6": nn.ReLU6,
     "sigmoid": nn.Sigmoid,
     "silu": nn.SiLU,

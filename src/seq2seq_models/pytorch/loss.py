@@ -23,7 +23,7 @@ WORDS = 2**12
 
 
 def language_modeling_loss(logits: Tensor, labels: Tensor, label_smoothing: float = 0.0) -> Tensor:
-    """Mean cross-entropy, a float32 scalar whatever the logits' dtype, over labels that are not -100.
+    """Mean cross-entropy, a float32 scalar whatever the logits' dtype, over labels that are not -100; 0 without any.
 
     Args:
         logits: [B, T, V].
@@ -31,7 +31,9 @@ def language_modeling_loss(logits: Tensor, labels: Tensor, label_smoothing: floa
         label_smoothing: share of each label that is spread evenly over all words.
     """
     labels = labels.to(logits.device).flatten()
-    return F.cross_entropy(logits.float().flatten(0, 1), labels, label_smoothing=label_smoothing)
+    total = F.cross_entropy(logits.float().flatten(0, 1), labels, reduction="sum", label_smoothing=label_smoothing)
+    # Differs from transformers 4.57.6: without any label the loss is 0, not NaN, which would end a training.
+    return total / (labels != -100).sum().clamp(min=1)
 
 
 def head_loss(
@@ -80,7 +82,7 @@ def _loss_and_gradients(
     """The loss, the logits [B, T, V], and the gradients of the loss by the rows [N, D] and by the weight."""
     rows, targets = hidden.flatten(0, -2), labels.flatten()
     counted = targets != -100
-    count = counted.sum()
+    count = counted.sum().clamp(min=1)
     share, targets = (counted / count)[:, None], targets.masked_fill(~counted, 0)[:, None]
     size, step = weight.shape[0], max(ELEMENTS // weight.shape[0], 1)
     width = WORDS if rows.is_cpu and rows.dtype == torch.float32 else size

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import importlib.util
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
@@ -15,7 +16,8 @@ from torch.overrides import TorchFunctionMode
 from ..core.checkpoints import Stored
 from ..core.config import PretrainedConfig
 from ..core.generation_config import GenerationConfig
-from ..core.pretrained import Match, PretrainedModelMixin
+from ..core.pretrained import Match, PretrainedModelMixin, check_multiple
+from ..core.storage.load_options import resolve_dtype
 from ..errors import CheckpointError, ConfigError, InputError, MissingFrameworkError
 from . import weights
 from .attention import Attention
@@ -93,6 +95,7 @@ class PreTrainedModel(PretrainedModelMixin, nn.Module):
         if not _builds_inner_model.get():
             config.validate()
         self.config = config
+        self.vocab_size = getattr(config, "vocab_size", None)
         self.name_or_path = config.name_or_path
         if self.can_generate():
             self.generation_config = GenerationConfig.from_model_config(config)
@@ -124,6 +127,32 @@ class PreTrainedModel(PretrainedModelMixin, nn.Module):
         if own is not None:
             quantize(model)
         return model.eval()
+
+    @classmethod
+    def _from_config(
+        cls,
+        config: PretrainedConfig,
+        *,
+        dtype: Any = None,
+        torch_dtype: Any = None,
+        attn_implementation: str | None = None,
+        **kwargs: Any,
+    ) -> Any:
+        """A model with weights drawn at random.
+
+        Args:
+            config: of the model; it is copied.
+            dtype, torch_dtype: of the weights, a dtype or its name; float32 by default.
+            attn_implementation: as for `from_pretrained`.
+            **kwargs: for the constructor of a class of your own.
+        """
+        config = copy.deepcopy(config)
+        if attn_implementation is not None:
+            config._attn_implementation = attn_implementation
+        name = resolve_dtype(torch_dtype if dtype is None else dtype, config, {})
+        config.dtype = name or "float32"
+        model = cls(config, **kwargs)
+        return model if name is None else model.to(getattr(torch, name))
 
     @classmethod
     def _own_options(cls, options: dict[str, Any]) -> dict[str, Any]:
@@ -332,8 +361,7 @@ class PreTrainedModel(PretrainedModelMixin, nn.Module):
         old = self.get_input_embeddings()
         size = old.num_embeddings if new_num_tokens is None else new_num_tokens
         if pad_to_multiple_of is not None:
-            if pad_to_multiple_of < 1:
-                raise InputError(f"`pad_to_multiple_of` must be at least 1, got {pad_to_multiple_of}.")
+            check_multiple(pad_to_multiple_of)
             size = -(-size // pad_to_multiple_of) * pad_to_multiple_of
         if size < 1:
             raise InputError(f"`new_num_tokens` must be at least 1, got {size}.")
@@ -354,6 +382,9 @@ class PreTrainedModel(PretrainedModelMixin, nn.Module):
             weight = new.weight if is_tied else nn.Parameter(self._resized(head.weight, size, mean_resizing))
             head.weight, head.out_features = weight, size
         self.config.vocab_size = size
+        for module in self.modules():
+            if isinstance(module, PreTrainedModel):
+                module.vocab_size = size
         self._resize_head(size)
         return new
 

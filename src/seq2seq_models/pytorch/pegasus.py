@@ -1,8 +1,21 @@
 """Pegasus in PyTorch: the shared models with this family's config."""
 
 from ..core.config import PegasusConfig
-from .heads import CausalModel, ConditionalGenerationModel, Seq2SeqModel
+from .attention import Attention
+from .heads import CausalModel, ConditionalGenerationModel, DecoderWrapper, Seq2SeqModel
+from .heads import shift_tokens_right as shift_tokens_right
+from .layers import DecoderLayer, EncoderLayer, PositionEmbedding
 from .model import PreTrainedModel
+from .transformer import Decoder, Encoder
+
+# The parts under transformers' names; they are the same for both families.
+PegasusAttention = Attention
+PegasusDecoder = Decoder
+PegasusDecoderLayer = DecoderLayer
+PegasusDecoderWrapper = DecoderWrapper
+PegasusEncoder = Encoder
+PegasusEncoderLayer = EncoderLayer
+PegasusSinusoidalPositionalEmbedding = PositionEmbedding
 
 
 class PegasusPreTrainedModel(PreTrainedModel):

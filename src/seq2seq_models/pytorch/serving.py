@@ -193,7 +193,7 @@ class _ModelSteps:
         hidden = self.decoder._embed(tokens, None, 0, own if positions is None else positions)
         written = _WrittenCache(cache, cross, own)
         for layer in self.layers:
-            hidden, _, _ = layer(hidden, self_mask, None, memory_mask, written, has_memory=cross is not None)
+            (hidden,) = layer(hidden, self_mask, None, memory_mask, past_key_values=written)
         return self.decoder._finish(hidden), tuple(written.entries), None
 
     def packed(self) -> None:

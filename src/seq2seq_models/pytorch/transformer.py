@@ -15,7 +15,7 @@ from ..core.config import PretrainedConfig, Seq2SeqConfig
 from ..core.outputs import BaseModelOutput, BaseModelOutputWithPastAndCrossAttentions
 from ..core.parameters import Head
 from ..errors import InputError
-from .attention import Attention, causal_mask, hides_nothing, padding_mask
+from .attention import Attention, causal_mask, hides_nothing, is_traced, padding_mask
 from .cache import Cache, DynamicCache, EncoderDecoderCache, LegacyCache
 from .layers import (
     DecoderLayer,
@@ -168,7 +168,7 @@ class Encoder(Stack):
         check_ids("input_ids", input_ids)
         check_head_mask("head_mask", head_mask, len(self.layers))
         hidden = self._embed(input_ids, inputs_embeds)
-        mask = padding_mask(attention_mask, hidden.dtype)
+        mask = padding_mask(attention_mask, hidden.dtype, hidden.shape[1])
         states: tuple[Tensor, ...] = ()
         attentions: tuple[Any, ...] = ()
         for index, layer in enumerate(self.layers):
@@ -285,7 +285,7 @@ class Decoder(Stack):
         start = past if cache_position is None else int(cache_position[-1]) + 1 - cache_position.shape[0]
         hidden = self._embed(input_ids, inputs_embeds, start, cache_position)
         mask = self._self_mask(attention_mask, hidden, past, cache_position)
-        memory_mask = padding_mask(memory_mask, hidden.dtype)
+        memory_mask = padding_mask(memory_mask, hidden.dtype, None if memory is None else memory.shape[1])
         has_memory = memory is not None or (cache is not None and cache.cross(0) is not None)
         more: dict[str, Any] = {} if products is None else {"products": products}
         states: tuple[Tensor, ...] = ()
@@ -351,10 +351,10 @@ class Decoder(Stack):
         """The additive mask of self-attention; None where that needs none, or is causal by itself."""
         length = hidden.shape[1]
         if attention_mask is not None and attention_mask.dim() == 2:
-            if attention_mask.shape[1] > past + length:
+            if attention_mask.shape[1] != past + length and not is_traced():
                 raise InputError(
-                    f"`decoder_attention_mask` must have at most {past + length} columns (cached and new tokens), "
-                    f"got {attention_mask.shape[1]}."
+                    f"`decoder_attention_mask` must have {past + length} columns, one for each cached and new token, "
+                    f"got {list(attention_mask.shape)}."
                 )
             if hides_nothing(attention_mask):
                 attention_mask = None
