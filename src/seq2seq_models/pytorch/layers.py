@@ -84,9 +84,12 @@ def sharing_gradient(weight: nn.Parameter) -> Iterator[Tensor]:
         What the head is to compute with in the place of the weight.
     """
     dense: Tensor = _DenseGradient.apply(weight)  # type: ignore[no-untyped-call]
+    # Autograd goes back in the order of making: the head's gradient, by way of what is made first, is added last, and
+    # the rows are added to it where it is. Rows that came last would be added to a copy of it.
+    of_head: Tensor = _DenseGradient.apply(dense)  # type: ignore[no-untyped-call]
     token = _shared_gradient.set((weight, dense))
     try:
-        yield dense
+        yield of_head
     finally:
         _shared_gradient.reset(token)
 
