@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import os
+import pickle
 import subprocess
 import sys
 from pathlib import Path
@@ -92,7 +94,7 @@ def test_plain_and_compiled_functions_of_a_model() -> None:
         ({"inputs_embeds": tf.zeros((3, 11, 24))}, r"^exactly one of `input_ids` and .* must be given, got both\."),
         ({"head_mask": tf.ones((3, 4))}, r"^`head_mask` must have one row for each of 2 layers, got 3\."),
         ({"attention_mask": tf.ones((3, 1, 11))}, r"^`attention_mask` must have 2 or 4 dimensions, got 3\."),
-        ({"decoder_attention_mask": tf.ones((3, 8))}, r"^`decoder_attention_mask` must have at most 7 columns"),
+        ({"decoder_attention_mask": tf.ones((3, 8))}, r"^`decoder_attention_mask` must have 7 columns"),
         ({"encoder_outputs": ()}, r"^`encoder_outputs` must have 1 to 3 parts, got 0\."),
     ],
 )
@@ -285,6 +287,100 @@ def test_serving_output_stacks_what_the_config_asks_for() -> None:
     served = model.serving(inputs())
     assert served.decoder_hidden_states.shape == (4, 3, 7, 24) and served.cross_attentions.shape == (3, 3, 6, 7, 11)
     assert np.isfinite(model(model.dummy_inputs).logits).all()
+
+
+@pytest.mark.filterwarnings("ignore:__array__ implementation")  # of Keras' variables
+def test_a_generation_config_goes_along(tmp_path: Path) -> None:
+    """Through every way in which Keras makes the same model again, and then through save_pretrained."""
+    model = loaded("Pegasus")
+    model.generation_config.num_beams, model.generation_config.max_length = 8, 64
+    model(**inputs())
+    model.compile(optimizer=keras.optimizers.SGD(0.0))
+    model.save(tmp_path / "m.keras")
+    batch = {**inputs(), "labels": inputs()["decoder_input_ids"]}
+    checkpoint = keras.callbacks.ModelCheckpoint(tmp_path / "c.keras")
+    model.fit(tf.data.Dataset.from_tensors(batch), callbacks=[checkpoint], verbose=0)
+    again = [
+        keras.models.load_model(tmp_path / "m.keras"),
+        keras.models.load_model(tmp_path / "c.keras"),
+        copy.deepcopy(model),
+        pickle.loads(pickle.dumps(model)),
+        keras.models.clone_model(model),
+    ]
+    for index, one in enumerate(again):
+        assert (one.generation_config.num_beams, one.generation_config.max_length) == (8, 64)
+        one.save_pretrained(tmp_path / str(index))
+        assert type(model).from_pretrained(tmp_path / str(index)).generation_config.num_beams == 8
+
+
+@pytest.mark.filterwarnings("ignore:__array__ implementation")  # of Keras' variables
+@pytest.mark.parametrize("family", FAMILIES)
+def test_an_encoder_in_a_functional_model_is_saved(family: str, tmp_path: Path) -> None:
+    model = loaded(family)
+    ids = keras.Input((None,), dtype="int32")
+    whole = keras.Model(ids, keras.layers.Dense(2)(model.get_encoder()(ids).last_hidden_state[:, 0]))
+    whole.save(tmp_path / "x.keras")
+    given = inputs()["input_ids"]
+    near(keras.models.load_model(tmp_path / "x.keras")(given), whole(given))
+
+
+def every_input() -> dict[str, Any]:
+    """All that a signature takes."""
+    given = inputs()
+    return {**given, "decoder_attention_mask": tf.ones_like(given["decoder_input_ids"])}
+
+
+@pytest.mark.parametrize("is_called", [False, True])
+def test_keras_own_ways_to_export(is_called: bool, tmp_path: Path) -> None:
+    model, given = loaded("BlenderbotSmall"), every_input()
+    expected = model(**given).logits
+    if not is_called:
+        model = loaded("BlenderbotSmall")
+    model.export(tmp_path / "exported", verbose=False)
+    tf.saved_model.save(model, tmp_path / "saved")
+    for where in ("exported", "saved"):
+        signature = tf.saved_model.load(tmp_path / where).signatures["serving_default"]
+        near(signature(**{name: tf.cast(value, tf.int32) for name, value in given.items()})["logits"], expected)
+    concrete = model.serving.get_concrete_function(model.input_signature)
+    near(concrete(**{name: tf.cast(value, tf.int32) for name, value in given.items()})["logits"], expected)
+    near(model.serving({name: tf.cast(value, tf.int64) for name, value in given.items()})["logits"], expected)
+
+
+@pytest.mark.filterwarnings("ignore:    tf.lite.Interpreter is deprecated")
+@pytest.mark.filterwarnings("ignore:__array__ implementation")
+def test_tflite_by_way_of_an_export(tmp_path: Path) -> None:
+    model, given = loaded("Pegasus"), {name: tf.cast(value, tf.int32) for name, value in every_input().items()}
+    with pytest.raises(InputError, match=r"model.export\(folder, input_signature"):
+        tf.lite.TFLiteConverter.from_keras_model(model).convert()
+    fixed = {name: tf.TensorSpec(value.shape, tf.int32, name=name) for name, value in given.items()}
+    model.export(tmp_path / "x", verbose=False, input_signature=[fixed])
+    content = tf.lite.TFLiteConverter.from_saved_model(str(tmp_path / "x")).convert()
+    found = tf.lite.Interpreter(model_content=content).get_signature_runner()(**given)
+    near(found["logits"], model(**given).logits, 3e-5)
+
+
+@pytest.mark.parametrize("name", ["attention_mask", "decoder_attention_mask"])
+def test_a_mask_of_wrong_length_is_an_input_error(name: str) -> None:
+    for length in (2, 20):
+        with pytest.raises(InputError, match=f"{name}` must have"):
+            loaded("Pegasus")(**{**inputs(), name: tf.ones((3, length), tf.int32)})
+
+
+def test_small_things_of_transformers() -> None:
+    import transformers.models.pegasus.modeling_tf_pegasus as theirs
+
+    from seq2seq_models.tensorflow import pegasus
+
+    model = loaded("Pegasus")
+    assert model.get_lm_head() is None and model.vocab_size == 83
+    model.resize_token_embeddings(90)
+    assert model.vocab_size == model.config.vocab_size == 90
+    assert type(model)._from_config(model.config).vocab_size == 90
+    names = [name for name in vars(theirs) if name.startswith("TFPegasus") and hasattr(vars(theirs)[name], "call")]
+    missing = {name for name in [*names, "shift_tokens_right"] if not hasattr(pegasus, name)}
+    assert missing == {"TFPegasusMainLayer"}, "which holds no more than the model"
+    with pytest.raises(ConfigError, match="`gradient_checkpointing` must be False"):
+        type(model)(type(model.config)(**{**model.config.to_dict(), "gradient_checkpointing": True}))
 
 
 # ---- what it is

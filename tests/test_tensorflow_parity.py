@@ -59,9 +59,9 @@ def test_embeddings(family: str) -> None:
 def test_positions(family: str) -> None:
     _, pytorch, ours = trio(family, BASE)
     table = ours.decoder.embed_positions
-    near(table.call(3, 5), pytorch.decoder.embed_positions(3, 5))
-    near(table.call(tf.constant(3), 5), pytorch.decoder.embed_positions(3, 5))
-    near(table.call(0, 2, tf.constant([6, 1])), pytorch.decoder.embed_positions.weight[[6, 1]])
+    near(table.call((1, 5), 3), pytorch.decoder.embed_positions((1, 5), 3))
+    near(table.call((1, 5), tf.constant(3)), pytorch.decoder.embed_positions((1, 5), 3))
+    near(table.call((1, 2), 0, tf.constant([6, 1])), pytorch.decoder.embed_positions.weight[[6, 1]])
     is_computed = family == "Pegasus"
     if is_computed:
         assert np.array_equal(table.embeddings.numpy(), sinusoidal_table(37, 24))
@@ -74,16 +74,14 @@ def test_one_layer_of_each_side(family: str) -> None:
     theirs, pytorch, ours = trio(family, BASE)
     generator = np.random.default_rng(0)
     hidden, memory = (generator.normal(size=(2, length, 24)).astype("float32") for length in (5, 7))
-    out, weights = ours.encoder.layers[1].call(tf.constant(hidden), None, need_weights=True)
+    out, weights = ours.encoder.layers[1].call(tf.constant(hidden))
     expected, expected_weights = pytorch.encoder.layers[1](torch.from_numpy(hidden), None, None, True)
     near((out, weights), (expected, expected_weights))
     reference = theirs.model.encoder.layers[1](tf.constant(hidden), tf.zeros((2, 1, 5, 5)), tf.ones(4))
     near((out, weights), reference)
-    decoded = ours.decoder.layers[2].call(
-        tf.constant(hidden), None, tf.constant(memory), None, need_weights=True, has_memory=True
-    )
+    decoded = ours.decoder.layers[2].call(hidden_states=tf.constant(hidden), encoder_hidden_states=tf.constant(memory))
     expected = pytorch.decoder.layers[2](
-        torch.from_numpy(hidden), None, torch.from_numpy(memory), None, need_weights=True, has_memory=True
+        torch.from_numpy(hidden), torch.zeros(1, 1, 5, 5), torch.from_numpy(memory), output_attentions=True
     )
     near(decoded, expected)
     reference = theirs.model.decoder.layers[2](

@@ -77,10 +77,7 @@ def near(ours: Any, theirs: Any, tolerance: float = 1e-5) -> None:
 
 def variables(model: Any) -> dict[str, tuple[Any, bool]]:
     """Canonical name -> (variable or constant, whether it is turned) of one of ours."""
-    return {
-        parameter.name: (getattr(owner, leaf.name), leaf.transpose)
-        for parameter, owner, leaf in _places(model, model.head, model.config)
-    }
+    return {parameter.name: (getattr(owner, leaf.name), leaf.transpose) for parameter, owner, leaf in _places(model)}
 
 
 def variables_of_reference(model: Any) -> dict[str, tuple[Any, bool]]:

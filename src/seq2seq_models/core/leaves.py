@@ -53,6 +53,7 @@ KERAS: Table = {
     ("embedding", "weight"): Leaf("embeddings"),
     ("table", "weight"): Leaf("embeddings"),
 }
+_KERAS_LEAVES = {leaf.name for leaf in KERAS.values()}
 _EMBEDDINGS = ("model.shared", "shared", "embed_tokens", "embed_positions")
 """Layers whose leaf TensorFlow files of 2020 and 2021 call "weight", as PyTorch does."""
 
@@ -102,7 +103,7 @@ def from_keras(path: str) -> tuple[str, bool]:
         CheckpointError: no leaf of these models is called so.
     """
     *steps, last = path.removesuffix(":0").split("/")
-    if last == "final_logits_bias":
+    if last == "final_logits_bias" or (steps == ["model"] and last not in _KERAS_LEAVES):
         return last, False
     if steps and steps[-1] in _EMBEDDINGS and last == "weight":
         last = "embeddings"
@@ -113,9 +114,14 @@ def from_keras(path: str) -> tuple[str, bool]:
     sides = [index for index, step in enumerate(steps) if step in ("encoder", "decoder")]
     if sides:
         steps = ["model", *steps[sides[0] :]]
-    elif len(steps) > 1 and steps[0].startswith("tf_"):
-        steps = steps[1:]
+    else:  # of a user's own layer, behind the model's own name
+        steps = steps[max((index + 1 for index, step in enumerate(steps) if step.startswith("tf_")), default=0) :]
     return _backwards(".".join(steps), last, KERAS, path)
+
+
+def from_attributes(path: tuple[str, ...]) -> tuple[str, bool]:
+    """The same of a variable of a user's own Keras layer, by the attributes that lead to it."""
+    return _backwards(".".join(path[:-1]), path[-1], KERAS, "/".join(path))
 
 
 def _backwards(stem: str, last: str, table: Table, path: str) -> tuple[str, bool]:

@@ -5,12 +5,13 @@ from __future__ import annotations
 from typing import Any
 
 import keras
+import tensorflow as tf
 from keras import ops
 
 from ..core.generation.decoder import lowest as core_lowest
 from ..errors import InputError
 from .cache import LayerCache
-from .linear import Linear, Part, dropout
+from .linear import Linear, Part, apply, dropout
 
 
 def lowest(dtype: Any) -> float:
@@ -18,17 +19,30 @@ def lowest(dtype: Any) -> float:
     return core_lowest(keras.backend.standardize_dtype(dtype))
 
 
-def padding_mask(mask: Any, dtype: Any) -> Any:
+def padding_mask(mask: Any, dtype: Any, length: Any = None) -> Any:
     """Additive mask [B, 1, 1, S] for a 1/0 mask [B, S], or None for None.
 
     Masked places hold the dtype's lowest finite number, not minus infinity: a row that is masked throughout then
     averages over all places and stays finite. A mask of four dimensions is taken as additive already.
+
+    Args:
+        mask: 1/0 [B, S] or additive [B, 1, 1, S].
+        dtype: of the attention scores.
+        length: S of what is attended to, if it is known.
+
+    Raises:
+        InputError: it is no such tensor, or of another length.
     """
     if mask is None or len(mask.shape) == 4:
         return mask
     if len(mask.shape) != 2:
         raise InputError(
             f"`attention_mask` must have 2 or 4 dimensions, got {len(mask.shape)}. Pass one 1/0 row per input."
+        )
+    if isinstance(length, int) and mask.shape[1] is not None and mask.shape[1] != length:
+        raise InputError(
+            f"`attention_mask` must have one column for each of {length} tokens of the source, got {list(mask.shape)}. "
+            "Pass the one that the tokenizer gave with the ids."
         )
     return _additive(ops.equal(mask, 0), dtype)[:, None, None, :]
 
@@ -87,32 +101,38 @@ class Attention(Part):
 
     def call(
         self,
-        hidden: Any,
-        memory: Any = None,
-        mask: Any = None,
-        cache: LayerCache | None = None,
-        head_mask: Any = None,
-        need_weights: bool = False,
-        is_cross: bool = False,
+        hidden_states: Any,
+        key_value_states: Any = None,
+        past_key_value: LayerCache | None = None,
+        attention_mask: Any = None,
+        layer_head_mask: Any = None,
         training: bool = False,
+        *,
+        need_weights: bool = True,
+        is_cross: bool = False,
     ) -> tuple[Any, Any]:
         """Attended values [B, T, D] and, if `need_weights`, the weights after the softmax [B, H, T, keys].
 
         Args:
-            hidden: the queries' states [B, T, D].
-            memory: the encoder's output [B, S, D]; may be None when the cache already holds its keys and values.
-            mask: additive [B or 1, 1, T or 1, keys].
-            cache: where keys and values are kept; those of this layer are read and written.
-            head_mask: [H], multiplied onto the weights.
-            is_cross: attend to the encoder. Its keys may have fewer rows than `hidden`: B rows of beams share them.
+            hidden_states: the queries' states [B, T, D].
+            key_value_states: the encoder's output [B, S, D], to attend to in the place of the queries' own states.
+            past_key_value: where keys and values are kept; those of this layer are read and written.
+            attention_mask: additive [B or 1, 1, T or 1, keys]; None hides nothing.
+            layer_head_mask: [H], multiplied onto the weights.
             training: whether attention dropout is on.
+            need_weights: return the weights; else None.
+            is_cross: attend to the encoder, whose keys and values the cache may hold already. They may have fewer rows
+                than the queries: B rows of beams share them.
         """
+        hidden, memory, mask = hidden_states, key_value_states, attention_mask
+        cache, head_mask = past_key_value, layer_head_mask
+        is_cross = is_cross or memory is not None
         rows, length, dim = ops.shape(hidden)
         if cache is not None and cache.packed is not None and not is_cross:
             query, key, value = self._project(hidden, *cache.packed)
             key, value = cache.update(self._split(key), self._split(value))
         else:
-            query = self.q_proj.call(hidden)
+            query = apply(self.q_proj, hidden)
             key, value = self._keys_and_values(hidden, memory, cache, is_cross)
         inputs = ops.shape(key)[0]
         # The beams of one input read its keys once: [B * beams, T, ..] is [B, beams * T, ..] in the same order.
@@ -124,7 +144,7 @@ class Attention(Part):
             weights = weights * ops.reshape(ops.cast(head_mask, weights.dtype), (1, -1, 1, 1))
         weights = dropout(weights, self.dropout, self.seeds, training)
         attended = ops.reshape(ops.einsum("bhtl,bhlk->bthk", weights, value), (rows, length, dim))
-        out = self.out_proj.call(attended)
+        out = apply(self.out_proj, attended)
         if not need_weights:
             return out, None
         return out, self._per_beam(weights, rows, length) if is_folded else weights
@@ -134,7 +154,7 @@ class Attention(Part):
         scores = ops.cast(ops.einsum("bthk,bhlk->bhtl", query, key), "float32")
         if mask is not None:
             scores = scores + ops.cast(mask, "float32")
-        return ops.cast(ops.softmax(scores, axis=-1), query.dtype)
+        return ops.cast(tf.nn.softmax(scores, axis=-1), query.dtype)  # Keras warns of a single key
 
     def _project(self, hidden: Any, kernel: Any, bias: Any) -> Any:
         """Queries, keys and values [B, T, D] of states [B, T, D], from the projections in one."""
@@ -154,7 +174,7 @@ class Attention(Part):
 
     def entry(self, source: Any) -> tuple[Any, Any]:
         """Keys and values [B, H, S, K] of states [B, S, D]."""
-        return self._split(self.k_proj.call(source)), self._split(self.v_proj.call(source))
+        return self._split(apply(self.k_proj, source)), self._split(apply(self.v_proj, source))
 
     def _keys_and_values(self, hidden: Any, memory: Any, cache: LayerCache | None, is_cross: bool) -> tuple[Any, Any]:
         if is_cross:

@@ -19,10 +19,10 @@ from ..core.outputs import (
 from ..core.parameters import FINAL_LOGITS_BIAS, Head
 from ..errors import ConfigError, InputError
 from .cache import Entries, LegacyCache
-from .changes import ORIGINALS
+from .changes import ORIGINALS, changed_head
 from .generation import GenerationMixin
 from .layers import TokenEmbedding
-from .linear import Linear, Part, zeros
+from .linear import Linear, Part, apply, zeros
 from .loss import head_loss, language_modeling_loss
 from .model import PreTrainedModel
 from .transformer import Decoder, Encoder
@@ -238,7 +238,7 @@ class LanguageModel(Steps, PreTrainedModel, GenerationMixin):
 
     def _logits(self, hidden: Any) -> Any:
         head, embedding, bias = self.lm_head, self.get_input_embeddings(), self._head_bias()
-        logits = embedding.logits(hidden) if head is None else head.call(hidden)
+        logits = embedding.logits(hidden) if head is None else apply(head, hidden)
         return logits if bias is None else logits + ops.cast(bias[0], logits.dtype)
 
     def logits(self, hidden: Any) -> Any:
@@ -248,6 +248,10 @@ class LanguageModel(Steps, PreTrainedModel, GenerationMixin):
     def get_output_embeddings(self) -> Any:
         """What makes logits of states: the token embedding if it is tied, else a `Linear` with a kernel [D, V]."""
         return self.get_input_embeddings() if self.lm_head is None else self.lm_head
+
+    def get_lm_head(self) -> Any:
+        """The head that is a layer of its own; None where it is the token embedding."""
+        return self.lm_head
 
     def set_output_embeddings(self, value: Any) -> None:
         """Take over the vectors [V, D] of an embedding (tied) or the kernel [D, V] of a linear layer (not tied)."""
@@ -283,8 +287,8 @@ class LanguageModel(Steps, PreTrainedModel, GenerationMixin):
 
     def _loss(self, hidden: Any, labels: Any, label_smoothing: float = 0.0) -> Any:
         head, embedding, bias = self.lm_head, self.get_input_embeddings(), self._head_bias()
-        if type(head or embedding) not in (Linear, TokenEmbedding):
-            return language_modeling_loss(self._logits(hidden), labels, label_smoothing)  # wrapped, by an adapter say
+        if changed_head(self) is not None:
+            return language_modeling_loss(self._logits(hidden), labels, label_smoothing)
         weight = embedding.embeddings if head is None else ops.transpose(head.kernel)
         return head_loss(hidden, weight, None if bias is None else ops.reshape(bias, (-1,)), labels, label_smoothing)
 
@@ -400,7 +404,7 @@ class ConditionalGenerationModel(LanguageModel):
             return_dict=True,
             training=training,
         )
-        logits = self._logits(outputs.last_hidden_state)
+        logits = self.logits(outputs.last_hidden_state)
         output = Seq2SeqLMOutput(
             loss=None if labels is None else self._loss_beside(outputs.last_hidden_state, labels, logits),
             logits=logits,
@@ -539,7 +543,7 @@ class CausalModel(LanguageModel):
             training=training,
         )
         hidden = outputs.last_hidden_state
-        logits = self._logits(hidden)
+        logits = self.logits(hidden)
         output = CausalLMOutputWithCrossAttentions(
             loss=None if labels is None else self._loss_beside(hidden, self._known(labels), logits),
             logits=logits,

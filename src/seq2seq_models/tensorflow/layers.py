@@ -16,7 +16,7 @@ from ..core.positions import sinusoidal_table
 from ..errors import InputError
 from .attention import Attention
 from .cache import LayerCache
-from .linear import LayerNorm, Linear, Part, dropout, normal
+from .linear import LayerNorm, Linear, Part, apply, dropout, normal
 
 
 @tf.custom_gradient  # type: ignore[untyped-decorator]
@@ -38,15 +38,25 @@ def gelu(x: Any) -> tuple[Any, Callable[[Any], Any]]:
 
 ACTIVATIONS: dict[str, Callable[[Any], Any]] = {
     "gelu": gelu,
-    "gelu_new": lambda x: ops.gelu(x, approximate=True),
+    "gelu_10": lambda x: ops.clip(gelu(x), -10, 10),
+    "gelu_accurate": lambda x: ops.gelu(x, approximate=True),
     "gelu_fast": lambda x: ops.gelu(x, approximate=True),
+    "gelu_new": lambda x: ops.gelu(x, approximate=True),
+    "gelu_python": gelu,
+    "gelu_python_tanh": lambda x: ops.gelu(x, approximate=True),
+    "gelu_pytorch_tanh": lambda x: ops.gelu(x, approximate=True),
+    "laplace": lambda x: 0.5 * (1.0 + ops.erf((x - 0.707107) / (0.282095 * math.sqrt(2.0)))),  # Ma et al. 2022
+    "leaky_relu": lambda x: ops.leaky_relu(x, negative_slope=0.01),
+    "linear": lambda x: x,
+    "mish": lambda x: x * ops.tanh(ops.softplus(x)),
     "quick_gelu": lambda x: x * ops.sigmoid(1.702 * x),
     "relu": ops.relu,
+    "relu2": lambda x: ops.square(ops.relu(x)),
+    "relu6": ops.relu6,
+    "sigmoid": ops.sigmoid,
     "silu": ops.silu,
     "swish": ops.silu,
     "tanh": ops.tanh,
-    "sigmoid": ops.sigmoid,
-    "linear": lambda x: x,
 }
 
 
@@ -114,12 +124,18 @@ class PositionEmbedding(Part):
         """Number P of positions."""
         return int(self.embeddings.shape[0])
 
-    def call(self, start: Any, length: Any, positions: Any = None) -> Any:
-        """Vectors [T, D] for `length` positions from `start`, or [..., D] for the given int32 `positions`.
+    def call(self, input_shape: Any, past_key_values_length: Any = 0, position_ids: Any = None) -> Any:
+        """Vectors [T, D] for the positions of tokens, or [..., D] for `position_ids`.
+
+        Args:
+            input_shape: of the tokens, [B, T].
+            past_key_values_length: the first token's position.
+            position_ids: int32, the positions themselves.
 
         Raises:
             InputError: a position is beyond the table, as far as that can be seen before computing.
         """
+        start, length, positions = past_key_values_length, input_shape[1], position_ids
         if positions is None and isinstance(start, int) and isinstance(length, int):
             self.check(start + length)
         if positions is not None:
@@ -182,15 +198,15 @@ class Layer(Part):
         self.final_layer_norm = LayerNorm(config.d_model, name="final_layer_norm", **self.inner)
 
     def _enter(self, hidden: Any, norm: LayerNorm) -> Any:
-        return norm.call(hidden) if self.norm_first else hidden
+        return apply(norm, hidden) if self.norm_first else hidden
 
     def _leave(self, hidden: Any, out: Any, norm: LayerNorm, training: bool) -> Any:
         total = hidden + dropout(out, self.dropout, self.seeds, training)
-        return total if self.norm_first else norm.call(total)
+        return total if self.norm_first else apply(norm, total)
 
     def _feed_forward(self, hidden: Any, training: bool) -> Any:
-        inner = self.activation_fn(self.fc1.call(self._enter(hidden, self.final_layer_norm)))
-        out = self.fc2.call(dropout(inner, self.activation_dropout, self.seeds, training))
+        inner = self.activation_fn(apply(self.fc1, self._enter(hidden, self.final_layer_norm)))
+        out = apply(self.fc2, dropout(inner, self.activation_dropout, self.seeds, training))
         return self._leave(hidden, out, self.final_layer_norm, training)
 
 
@@ -207,17 +223,32 @@ class EncoderLayer(Layer):
             self._add_feed_forward(config, config.encoder_ffn_dim)
 
     def call(
-        self, hidden: Any, mask: Any, head_mask: Any = None, need_weights: bool = False, training: bool = False
+        self,
+        hidden_states: Any,
+        attention_mask: Any = None,
+        layer_head_mask: Any = None,
+        training: bool = False,
+        *,
+        need_weights: bool = True,
     ) -> tuple[Any, Any]:
-        """States [B, S, D] and, if asked, attention weights [B, H, S, S]."""
-        out, weights = self.self_attn.call(
-            self._enter(hidden, self.self_attn_layer_norm),
-            mask=mask,
-            head_mask=head_mask,
-            need_weights=need_weights,
+        """States [B, S, D] and, if `need_weights`, attention weights [B, H, S, S].
+
+        Args:
+            hidden_states: [B, S, D].
+            attention_mask: additive [B, 1, 1 or S, S]; None hides nothing.
+            layer_head_mask: [H], multiplied onto the attention weights.
+            training: whether dropout is on.
+            need_weights: return the weights; else None.
+        """
+        out, weights, *_ = apply(
+            self.self_attn,
+            self._enter(hidden_states, self.self_attn_layer_norm),
+            attention_mask=attention_mask,
+            layer_head_mask=layer_head_mask,
             training=training,
+            **unasked(need_weights),
         )
-        hidden = self._feed_forward(self._leave(hidden, out, self.self_attn_layer_norm, training), training)
+        hidden = self._feed_forward(self._leave(hidden_states, out, self.self_attn_layer_norm, training), training)
         if hidden.dtype == tf.float16:
             hidden = ops.clip(hidden, -FP16_CLAMP, FP16_CLAMP)
         return hidden, weights
@@ -240,41 +271,63 @@ class DecoderLayer(Layer):
 
     def call(
         self,
-        hidden: Any,
-        mask: Any,
-        memory: Any,
-        memory_mask: Any,
-        cache: LayerCache | None = None,
-        head_mask: Any = None,
-        cross_head_mask: Any = None,
-        need_weights: bool = False,
-        has_memory: bool = False,
+        hidden_states: Any,
+        attention_mask: Any = None,
+        encoder_hidden_states: Any = None,
+        encoder_attention_mask: Any = None,
+        layer_head_mask: Any = None,
+        cross_attn_layer_head_mask: Any = None,
+        past_key_value: LayerCache | None = None,
         training: bool = False,
+        *,
+        need_weights: bool = True,
     ) -> tuple[Any, Any, Any]:
-        """States [B, T, D] and, if asked, the weights of self-attention and of cross-attention."""
-        out, weights = self.self_attn.call(
-            self._enter(hidden, self.self_attn_layer_norm),
-            mask=mask,
-            cache=cache,
-            head_mask=head_mask,
-            need_weights=need_weights,
+        """States [B, T, D] and, if `need_weights`, the weights of self-attention and of cross-attention.
+
+        Args:
+            hidden_states: [B, T, D].
+            attention_mask: additive [B or 1, 1, T, past + T]; None hides nothing, later tokens included.
+            encoder_hidden_states: [B, S, D], or fewer rows that beams share; without it, and without a cache that holds
+                its keys and values, the layer attends to no encoder.
+            encoder_attention_mask: additive [B, 1, 1, S].
+            layer_head_mask, cross_attn_layer_head_mask: [H], multiplied onto the weights.
+            past_key_value: the layer's cache, which takes in the new keys and values.
+            training: whether dropout is on.
+            need_weights: return the weights; else None.
+        """
+        # Only this library's own attention knows a cache.
+        held = {} if past_key_value is None else {"past_key_value": past_key_value}
+        out, weights, *_ = apply(
+            self.self_attn,
+            self._enter(hidden_states, self.self_attn_layer_norm),
+            attention_mask=attention_mask,
+            layer_head_mask=layer_head_mask,
             training=training,
+            **held,
+            **unasked(need_weights),
         )
-        hidden = self._leave(hidden, out, self.self_attn_layer_norm, training)
+        hidden = self._leave(hidden_states, out, self.self_attn_layer_norm, training)
         cross_weights = None
-        if has_memory:
-            out, cross_weights = self.encoder_attn.call(
+        remembers = past_key_value is not None and past_key_value.cross is not None
+        if encoder_hidden_states is not None or remembers:
+            out, cross_weights, *_ = apply(
+                self.encoder_attn,
                 self._enter(hidden, self.encoder_attn_layer_norm),
-                memory=memory,
-                mask=memory_mask,
-                cache=cache,
-                head_mask=cross_head_mask,
-                need_weights=need_weights,
-                is_cross=True,
+                key_value_states=encoder_hidden_states,
+                attention_mask=encoder_attention_mask,
+                layer_head_mask=cross_attn_layer_head_mask,
                 training=training,
+                **held,
+                **({"is_cross": True} if remembers else {}),
+                **unasked(need_weights),
             )
             hidden = self._leave(hidden, out, self.encoder_attn_layer_norm, training)
         return self._feed_forward(hidden, training), weights, cross_weights
+
+
+def unasked(need_weights: bool) -> dict[str, bool]:
+    """The argument that says that no weights are wanted; it is not given where they are."""
+    return {} if need_weights else {"need_weights": False}
 
 
 def embedding_scale(config: Seq2SeqConfig) -> float:

@@ -78,6 +78,12 @@ class Variables:
         setattr(self, name, fresh)
 
 
+def apply(layer: Any, *args: Any, **kwargs: Any) -> Any:
+    """layer(...); what Keras does around a call is left out for this library's own layers, which need none of it."""
+    is_own = f"{type(layer).__module__}.".startswith("seq2seq_models.")
+    return layer.call(*args, **kwargs) if is_own else layer(*args, **kwargs)
+
+
 class Part(Variables, keras.layers.Layer):  # type: ignore[misc]
     """A layer whose variables are made with it: nothing waits for an input to be built."""
 

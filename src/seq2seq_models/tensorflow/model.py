@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import copy
 import os
 from collections.abc import Iterator, Mapping
+from functools import partial
 from typing import Any, ClassVar, cast
 
 import keras
@@ -51,6 +53,11 @@ class PreTrainedModel(PretrainedModelMixin, TrainingMixin, Variables, keras.Mode
                 f"got {type(config).__name__}. Load a model with from_pretrained."
             )
         config.validate()
+        if getattr(config, "gradient_checkpointing", False):
+            raise ConfigError(
+                f"`gradient_checkpointing` must be False for {type(self).__name__}, got True: Keras models keep what "
+                "they compute. Set it to False, or use the PyTorch or the Flax model."
+            )
         self.config = config
         self.initials = {}
         self.name_or_path = config.name_or_path
@@ -84,13 +91,16 @@ class PreTrainedModel(PretrainedModelMixin, TrainingMixin, Variables, keras.Mode
             device: a TensorFlow device name; None and "auto" leave the choice to TensorFlow.
             attn_implementation: has no effect; there is one.
         """
+        made: Any = cls
+        options = dict(kwargs or {}) if dtype is None else {**(kwargs or {}), "dtype": dtype}
+        make = partial(made, config, *args, **options)
+        if not f"{cls.__module__}.".startswith("seq2seq_models."):
+            with tf.device(None if device == "auto" else device):
+                return weights.load_own(make(), match)
         with tf.device(None if device == "auto" else device), keras.StatelessScope():
             # Variables made in here ask for their values when the scope is left.
-            made: Any = cls
-            options = dict(kwargs or {}) if dtype is None else {**(kwargs or {}), "dtype": dtype}
-            model = made(config, *args, **options)
-            head = cls.head or "conditional"
-            weights.assign(model, match(parameters(model.config, head), {}), head=head, config=model.config)
+            model = make()
+            weights.assign(model, match(parameters(model.config, cast(Any, cls.head)), {}))
         return cast(PreTrainedModel, model)
 
     def _weights(self) -> Iterator[Stored]:
@@ -102,16 +112,30 @@ class PreTrainedModel(PretrainedModelMixin, TrainingMixin, Variables, keras.Mode
 
     def get_config(self) -> dict[str, Any]:
         """What `from_config` makes the same model from, without its weights."""
-        return {**self.config.to_dict(), "_keras": {"name": self.name, "dtype": self.dtype_policy.name}}
+        own: dict[str, Any] = {"name": self.name, "dtype": self.dtype_policy.name}
+        if self.can_generate():
+            own["generation_config"] = self.generation_config.to_dict()
+        return {**self.config.to_dict(), "_keras": own}
 
     @classmethod
     def from_config(cls, config: Seq2SeqConfig | dict[str, Any], **kwargs: Any) -> Any:
         """A model with fresh weights for a config, or for the dict of one."""
+        generation_config = None
         if isinstance(config, dict):
             values = dict(config)
-            kwargs = {**values.pop("_keras", {}), **kwargs}
+            own = dict(values.pop("_keras", {}))
+            generation_config = own.pop("generation_config", None)
+            kwargs = {**own, **kwargs}
             config = cls.config_class.from_dict(values)
-        return cls(config, **kwargs)
+        model = cls(config, **kwargs)
+        if generation_config is not None:
+            model.generation_config = GenerationConfig.from_dict(generation_config)
+        return model
+
+    @classmethod
+    def _from_config(cls, config: Seq2SeqConfig, **kwargs: Any) -> Any:
+        """A model with fresh weights for a copy of a config; `kwargs` as for the class."""
+        return cls(copy.deepcopy(config), **kwargs)
 
     @classmethod
     def can_generate(cls) -> bool:
@@ -146,9 +170,70 @@ class PreTrainedModel(PretrainedModelMixin, TrainingMixin, Variables, keras.Mode
         """A small valid input: ones [1, 2] for each name of `input_signature`."""
         return {name: tf.ones((1, 2), spec.dtype) for name, spec in self.input_signature.items()}
 
-    def serving(self, inputs: Mapping[str, Any]) -> Any:
-        """The outputs for a dict of inputs, in a form that can be served."""
+    @property
+    def serving(self) -> Any:
+        """A `tf.function` of a dict of inputs, int32 or int64, that gives the outputs in a form that can be served.
+
+        `model.serving.get_concrete_function(model.input_signature)` is a signature for `tf.saved_model.save`.
+        """
+        config = self.config
+        asked = (config.use_cache, config.output_attentions, config.output_hidden_states)  # what a trace holds for
+        made: dict[Any, Any] = self.__dict__.setdefault("_serving", {})  # not an attribute that Keras would save
+        if asked not in made:
+            made[asked] = tf.function(self._serve)
+        return made[asked]
+
+    def _serve(self, inputs: Mapping[str, Any]) -> Any:
+        """The outputs for a dict of inputs, tuples of tensors stacked."""
         return self.serving_output(self(dict(inputs)))
+
+    def _serve_by_default(self, inputs: Mapping[str, Any]) -> dict[str, Any]:
+        """The outputs that are single tensors, for the signature that TensorFlow saves by itself."""
+        output = self.serving_output(self(dict(inputs), use_cache=False, training=False))
+        return {name: value for name, value in output.items() if not isinstance(value, tuple)}
+
+    def export(
+        self,
+        filepath: str | os.PathLike[str],
+        format: str = "tf_saved_model",
+        verbose: bool | None = None,
+        input_signature: Any = None,
+        **kwargs: Any,
+    ) -> None:
+        """Writes the forward pass for inference, as `keras.Model.export` does; the model need not have been called.
+
+        A SavedModel gets the outputs that are single tensors, by name, as its endpoint "serve".
+
+        Args:
+            filepath: where to.
+            format: "tf_saved_model", or another one that Keras knows, which is left to Keras.
+            verbose: print what was written.
+            input_signature: the inputs' shapes and dtypes; by default those of `input_signature`.
+            **kwargs: Keras's.
+        """
+        if format != "tf_saved_model":
+            super().export(filepath, format=format, verbose=verbose, input_signature=input_signature, **kwargs)
+            return
+        archive = keras.export.ExportArchive()
+        archive.track(self)
+        archive.add_endpoint("serve", self._serve_by_default, input_signature or [self.input_signature])
+        archive.write_out(os.fspath(filepath), verbose=verbose, **kwargs)
+
+    # What TFLite's converter and TensorFlow's own saver ask a Keras model for.
+
+    def _get_save_spec(self, dynamic_batch: bool = True) -> Any:
+        raise InputError(
+            "`TFLiteConverter.from_keras_model` must be given a model that takes floating-point arrays, got one of "
+            "token ids, for which it would make float32 inputs. Call model.export(folder, input_signature=...) with "
+            "inputs of fixed shapes, then tf.lite.TFLiteConverter.from_saved_model(folder)."
+        )
+
+    def _trackable_children(self, save_type: str = "checkpoint", **kwargs: Any) -> dict[str, Any]:
+        children: dict[str, Any] = super()._trackable_children(save_type, **kwargs)
+        if save_type == "savedmodel":
+            function = tf.function(self._serve_by_default, input_signature=[self.input_signature])
+            children["_default_save_signature"] = function
+        return children
 
     def serving_output(self, output: Any) -> Any:
         """Outputs with each tuple of tensors stacked: states [layers + 1, B, T, D], attentions [layers, B, H, T, ..].
@@ -156,6 +241,11 @@ class PreTrainedModel(PretrainedModelMixin, TrainingMixin, Variables, keras.Mode
         Keys and values, if the config says `use_cache`, become a tuple of four, each [layers, B, H, length, K].
         """
         return serving.stacked(output, self.config) if isinstance(output, ModelOutput) else output
+
+    @property
+    def vocab_size(self) -> int:
+        """Number of words."""
+        return int(self.config.vocab_size)
 
     # ---- weights
 
@@ -295,13 +385,13 @@ def _resized(values: Any, size: int, std: float) -> Any:
     return ops.concatenate([values[:kept], ops.cast(fresh, values.dtype)], axis=0)
 
 
-def _register(kind: type[ModelOutput]) -> None:
-    """Makes an output one that Keras looks into, for `predict` and symbolic inputs."""
+def _register(kind: type[Any]) -> None:
+    """Makes a mapping one that Keras looks into, for `predict`, symbolic inputs and converters."""
 
-    def flatten(output: ModelOutput) -> tuple[tuple[Any, ...], tuple[str, ...], tuple[str, ...]]:
+    def flatten(output: Any) -> tuple[tuple[Any, ...], tuple[str, ...], tuple[str, ...]]:
         return tuple(output.values()), tuple(output), tuple(output)
 
-    def unflatten(names: tuple[str, ...], values: tuple[Any, ...]) -> ModelOutput:
+    def unflatten(names: tuple[str, ...], values: tuple[Any, ...]) -> Any:
         return kind(**dict(zip(names, values, strict=True)))
 
     optree.register_pytree_node(kind, flatten, unflatten, namespace="keras")  # type: ignore[arg-type]

@@ -1,8 +1,20 @@
 """Pegasus in TensorFlow: the shared models with this family's config."""
 
 from ..core.config import PegasusConfig
+from .attention import Attention
 from .heads import CausalModel, ConditionalGenerationModel, Seq2SeqModel
+from .heads import shift_tokens_right as shift_tokens_right
+from .layers import DecoderLayer, EncoderLayer, PositionEmbedding
 from .model import PreTrainedModel
+from .transformer import Decoder, Encoder
+
+# The layers under transformers' names; they are the same for both families.
+TFPegasusAttention = Attention
+TFPegasusDecoder = Decoder
+TFPegasusDecoderLayer = DecoderLayer
+TFPegasusEncoder = Encoder
+TFPegasusEncoderLayer = EncoderLayer
+TFPegasusSinusoidalPositionalEmbedding = PositionEmbedding
 
 
 class TFPegasusPreTrainedModel(PreTrainedModel):

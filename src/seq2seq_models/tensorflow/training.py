@@ -129,8 +129,17 @@ class TrainingMixin:
 
     @classmethod
     def argument_names(cls) -> list[str]:
-        """The names of `call`'s arguments, in order."""
-        return [name for name in inspect.signature(cls.call).parameters if name != "self"]
+        """The names of `call`'s arguments, in order; for `**kwargs` those of the class above, which gets them."""
+        names: dict[str, None] = {}
+        for kind in cls.__mro__:
+            if "call" not in vars(kind):
+                continue
+            takes = list(inspect.signature(vars(kind)["call"]).parameters.values())
+            names |= dict.fromkeys(one.name for one in takes if one.kind not in (one.VAR_KEYWORD, one.VAR_POSITIONAL))
+            if not any(one.kind is one.VAR_KEYWORD for one in takes):
+                break
+        names.pop("self", None)
+        return list(names)
 
     def unpacked(self, inputs: Any) -> dict[str, Any]:
         """The arguments of `call` in a tensor, list, tuple or mapping; None is left out.

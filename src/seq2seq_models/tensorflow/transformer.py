@@ -9,14 +9,14 @@ from typing import Any
 import keras
 from keras import ops
 
-from ..core.config import Seq2SeqConfig
+from ..core.config import Seq2SeqConfig, config_class
 from ..core.outputs import BaseModelOutput, BaseModelOutputWithPastAndCrossAttentions
 from ..errors import InputError
 from . import cache as caches
 from .attention import causal_mask, padding_mask
 from .cache import Entries, LayerCache, LegacyCache
-from .layers import DecoderLayer, EncoderLayer, PositionEmbedding, TokenEmbedding, embedding_scale
-from .linear import LayerNorm, Part, dropout
+from .layers import DecoderLayer, EncoderLayer, PositionEmbedding, TokenEmbedding, embedding_scale, unasked
+from .linear import LayerNorm, Part, apply, dropout
 
 
 @dataclass
@@ -53,6 +53,16 @@ class Stack(Part):
     def _make_layers(self, config: Seq2SeqConfig) -> None:
         raise NotImplementedError
 
+    def get_config(self) -> dict[str, Any]:
+        """What `from_config` makes the same layer from, without its weights and with an embedding of its own."""
+        return {"config": self.config.to_dict(), "name": self.name, "dtype": self.dtype_policy.name}
+
+    @classmethod
+    def from_config(cls, config: dict[str, Any]) -> Any:
+        """A layer with fresh weights."""
+        values = dict(config.pop("config"))
+        return cls(config_class(values["model_type"]).from_dict(values), **config)
+
     def get_input_embeddings(self) -> TokenEmbedding:
         return self.embed_tokens
 
@@ -73,17 +83,17 @@ class Stack(Part):
         BlenderbotSmall's encoder norms token + position, its decoder norms the token and adds the position after.
         """
         if embeds is None:
-            embeds = self.embed_tokens.call(ops.convert_to_tensor(ids))
+            embeds = apply(self.embed_tokens, ops.convert_to_tensor(ids))
             embeds = embeds * ops.cast(self.embed_scale, embeds.dtype)
         else:
             embeds = ops.convert_to_tensor(embeds, dtype=self.compute_dtype)
-        places = self.embed_positions.call(start, ops.shape(embeds)[1], positions)
+        places = apply(self.embed_positions, ops.shape(embeds)[:2], start, positions)
         if not self.config.architecture.embedding_norm:
             hidden = embeds + places
         elif isinstance(self, Decoder):
-            hidden = self.layernorm_embedding.call(embeds) + places
+            hidden = apply(self.layernorm_embedding, embeds) + places
         else:
-            hidden = self.layernorm_embedding.call(embeds + places)
+            hidden = apply(self.layernorm_embedding, embeds + places)
         return dropout(hidden, self.dropout, self.seeds, training)
 
     def _maybe_dropped(self, before: Any, after: Any, rate: float, training: bool) -> Any:
@@ -94,7 +104,7 @@ class Stack(Part):
         return ops.where(keras.random.uniform((), seed=self.seeds) < rate, before, after)
 
     def _finish(self, hidden: Any) -> Any:
-        return self.layer_norm.call(hidden) if self.config.architecture.final_norm else hidden
+        return apply(self.layer_norm, hidden) if self.config.architecture.final_norm else hidden
 
     def _flags(
         self, output_attentions: bool | None, output_hidden_states: bool | None, return_dict: bool | None
@@ -107,6 +117,7 @@ class Stack(Part):
         return details, config.use_return_dict if return_dict is None else return_dict
 
 
+@keras.saving.register_keras_serializable(package="seq2seq_models")
 class Encoder(Stack):
     """The encoder: token ids [B, S] to states [B, S, D]."""
 
@@ -147,10 +158,13 @@ class Encoder(Stack):
         only_one("input_ids", input_ids, "inputs_embeds", inputs_embeds)
         head_mask = per_layer("head_mask", head_mask, len(self.layers))
         hidden = self._embed(input_ids, inputs_embeds, training=training)
-        mask = padding_mask(as_tensor(attention_mask), hidden.dtype)
+        mask = padding_mask(as_tensor(attention_mask), hidden.dtype, hidden.shape[1])
         for index, layer in enumerate(self.layers):
             details.states += (hidden,)
-            after, weights = layer.call(hidden, mask, head_mask[index], details.need_weights, training)
+            after, *found = apply(
+                layer, hidden, mask, head_mask[index], training=training, **unasked(details.need_weights)
+            )
+            weights = found[0] if details.need_weights else None
             hidden = self._maybe_dropped(hidden, after, self.config.encoder_layerdrop, training)
             details.attentions += (weights,)
         hidden = self._finish(hidden)
@@ -162,6 +176,7 @@ class Encoder(Stack):
         return output if return_dict else output.to_tuple()
 
 
+@keras.saving.register_keras_serializable(package="seq2seq_models")
 class Decoder(Stack):
     """The decoder: token ids [B, T] and the encoder's states [B, S, D] to states [B, T, D]."""
 
@@ -220,12 +235,11 @@ class Decoder(Stack):
             hidden,
             self._self_mask(as_tensor(attention_mask), hidden, past),
             memory,
-            padding_mask(as_tensor(encoder_attention_mask), hidden.dtype),
+            padding_mask(as_tensor(encoder_attention_mask), hidden.dtype, None if memory is None else memory.shape[1]),
             held,
             details,
             head_mask=per_layer("head_mask", head_mask, len(self.layers)),
             cross_head_mask=per_layer("cross_attn_head_mask", cross_attn_head_mask, len(self.layers)),
-            has_memory=memory is not None or (held is not None and held[0].cross is not None),
             training=training,
         )
         has_cross = bool(details.cross_attentions) and details.cross_attentions[0] is not None
@@ -302,7 +316,6 @@ class Decoder(Stack):
             details,
             head_mask=none,
             cross_head_mask=none,
-            has_memory=cross is not None,
             training=False,
         )
         written = tuple(one.own for one in held if one.own is not None)
@@ -327,24 +340,24 @@ class Decoder(Stack):
         *,
         head_mask: Sequence[Any],
         cross_head_mask: Sequence[Any],
-        has_memory: bool,
         training: bool,
     ) -> Any:
         """Through all layers and the final norm; what is asked for is added to `details`."""
         for index, layer in enumerate(self.layers):
             details.states += (hidden,)
-            after, weights, cross_weights = layer.call(
+            after, *found = apply(
+                layer,
                 hidden,
                 mask,
                 memory,
                 memory_mask,
-                None if held is None else held[index],
                 head_mask[index],
                 cross_head_mask[index],
-                details.need_weights,
-                has_memory,
-                training,
+                training=training,
+                **({} if held is None else {"past_key_value": held[index]}),
+                **unasked(details.need_weights),
             )
+            weights, cross_weights = found[:2] if details.need_weights else (None, None)
             hidden = self._maybe_dropped(hidden, after, self.config.decoder_layerdrop, training)
             details.attentions += (weights,)
             details.cross_attentions += (cross_weights,)
@@ -358,10 +371,10 @@ class Decoder(Stack):
         total = past + length
         if attention_mask is not None and len(attention_mask.shape) == 2:
             columns = attention_mask.shape[1]
-            if isinstance(total, int) and columns is not None and columns > total:
+            if isinstance(total, int) and columns is not None and columns != total:
                 raise InputError(
-                    f"`decoder_attention_mask` must have at most {total} columns (cached and new tokens), "
-                    f"got {columns}."
+                    f"`decoder_attention_mask` must have {total} columns, one for each cached and new token, "
+                    f"got {list(attention_mask.shape)}."
                 )
         return causal_mask(attention_mask, past + ops.arange(length, dtype="int32"), total, hidden.dtype)
 

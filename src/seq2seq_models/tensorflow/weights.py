@@ -10,13 +10,13 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from ..core.leaves import KERAS, Leaf, leaf_of, turned
+from ..core.leaves import KERAS, Leaf, from_attributes, leaf_of, turned
 from ..core.parameters import Head, Parameter, parameters
 from ..core.storage.stored import NUMPY_NAMES, Stored
 from ..errors import CheckpointError
 
 if TYPE_CHECKING:
-    from ..core.config import PretrainedConfig
+    from ..core.pretrained import Match
     from .model import PreTrainedModel
 
 STORED_NAMES = {"float64": "F64", "float32": "F32", "float16": "F16", "bfloat16": "BF16", "int64": "I64",
@@ -24,19 +24,77 @@ STORED_NAMES = {"float64": "F64", "float32": "F32", "float16": "F16", "bfloat16"
 """How safetensors spells a dtype."""
 
 
-def assign(model: PreTrainedModel, weights: Mapping[str, Stored], *, head: Head, config: PretrainedConfig) -> None:
+def assign(model: PreTrainedModel, weights: Mapping[str, Stored]) -> None:
     """Says where the variables of a model take their first values from; those that are absent are drawn.
 
     Args:
         model: made inside `keras.StatelessScope`, which asks for the values when it is left: nothing is drawn that is
             loaded, and no weight is held twice.
         weights: canonical name -> tensor of the right shape.
-        head: of the model.
-        config: of the model.
     """
-    for parameter, owner, leaf in _places(model, head, config):
+    for parameter, owner, leaf in _places(model):
         if parameter.name in weights and leaf.name in owner.initials:
             owner.initials[leaf.name].source = partial(_first_value, weights[parameter.name], leaf)
+
+
+def load_own(model: PreTrainedModel, match: Match) -> PreTrainedModel:
+    """Gives a model of a user's own class, which has its values already, those that are stored for it.
+
+    Layers that Keras builds at their first call are built by one on `dummy_inputs`.
+    """
+    if not all(layer.built for layer in model._flatten_layers()):
+        model(model.dummy_inputs)
+    places = list(_places(model))
+    variables = own_variables(model)
+    held = match([parameter for parameter, _, _ in places], {name: _shape(*one) for name, one in variables.items()})
+    for parameter, owner, leaf in places:
+        if parameter.name in held and leaf.name in owner.initials:
+            variable = getattr(owner, leaf.name)
+            variable.assign(_first_value(held[parameter.name], leaf, variable.shape, _dtype(variable)))
+    for name, (variable, transpose) in variables.items():
+        if name in held:
+            variable.assign(_first_value(held[name], Leaf(name, transpose), variable.shape, _dtype(variable)))
+    return model
+
+
+def own_variables(model: PreTrainedModel) -> dict[str, tuple[Any, bool]]:
+    """The variables of a user's own layers by canonical name, and whether their values are turned around there.
+
+    A name is made of the attributes that lead to a variable; a dense layer's kernel is a "weight" [out, in].
+    """
+    seen = {id(getattr(owner, leaf.name)) for _, owner, leaf in _places(model)}
+    found: dict[str, tuple[Any, bool]] = {}
+
+    def walk(part: Any, path: tuple[str, ...]) -> None:
+        if id(part) in seen:
+            return
+        seen.add(id(part))
+        if isinstance(part, keras.layers.Layer):
+            public = {id(value): name for name, value in vars(part).items() if not name.startswith("_")}
+            for variable in (*part._trainable_variables, *part._non_trainable_variables):
+                if id(variable) not in seen:
+                    seen.add(id(variable))
+                    name, transpose = from_attributes((*path, public.get(id(variable), variable.name)))
+                    found[name] = (variable, transpose and len(variable.shape) > 1)
+            parts = {name: value for name, value in vars(part).items() if not name.startswith("_")}
+        elif isinstance(part, Mapping):
+            parts = {str(name): value for name, value in part.items()}
+        else:
+            parts = {str(index): value for index, value in enumerate(part)}
+        for name, value in parts.items():
+            if isinstance(value, keras.layers.Layer | Mapping | list | tuple):
+                walk(value, (*path, name))
+
+    walk(model, ())
+    return found
+
+
+def _shape(variable: Any, transpose: bool) -> tuple[int, ...]:
+    return tuple(reversed(variable.shape)) if transpose else tuple(variable.shape)
+
+
+def _dtype(variable: Any) -> str:
+    return str(keras.backend.standardize_dtype(variable.dtype))
 
 
 def _first_value(stored: Stored, leaf: Leaf, shape: tuple[int, ...], dtype: str) -> Any:
@@ -58,12 +116,13 @@ def tensor_of(stored: Stored) -> tf.Tensor:
 
 def extract(model: PreTrainedModel) -> Iterator[Stored]:
     """The weights of a model under their canonical names, in their canonical order, tied ones once."""
-    head: Head = model.head or "conditional"
-    for parameter, owner, leaf in _places(model, head, model.config):
-        value = getattr(owner, leaf.name)
-        shape = tuple(reversed(value.shape)) if leaf.transpose else tuple(value.shape)
-        dtype = STORED_NAMES[keras.backend.standardize_dtype(value.dtype)]
-        yield Stored(parameter.name, shape, dtype, partial(_canonical_values, value, leaf))
+    every = [(parameter.name, getattr(owner, leaf.name), leaf) for parameter, owner, leaf in _places(model)]
+    if not f"{type(model).__module__}.".startswith("seq2seq_models."):
+        every += [(name, value, Leaf(name, is_turned)) for name, (value, is_turned) in own_variables(model).items()]
+    for name, value, leaf in every:
+        yield Stored(
+            name, _shape(value, leaf.transpose), STORED_NAMES[_dtype(value)], partial(_canonical_values, value, leaf)
+        )
 
 
 def _canonical_values(value: Any, leaf: Leaf) -> np.ndarray[Any, Any]:
@@ -88,17 +147,24 @@ def _stored_array(name: str, value: Any) -> Stored:
     return Stored(name, array.shape, dtype, lambda: bits)
 
 
-def _places(model: PreTrainedModel, head: Head, config: Any) -> Iterator[tuple[Parameter, Any, Leaf]]:
-    """Every weight that holds data of its own: (parameter, the layer that has it, the name it has there)."""
-    for parameter in parameters(config, head):
+def _places(model: PreTrainedModel) -> Iterator[tuple[Parameter, Any, Leaf]]:
+    """Every weight that holds data of its own: (parameter, the layer that has it, the name it has there).
+
+    Those that a user's own class has not got, or has replaced by another kind of layer, are left out.
+    """
+    for parameter in parameters(model.config, model.head or "conditional"):
         if parameter.tied_to is None:
             leaf = leaf_of(parameter, KERAS)
-            yield parameter, _owner(model, parameter.name, head), leaf
+            owner = _owner(model, parameter.name, model.head)
+            if hasattr(owner, "initials") and hasattr(owner, leaf.name):
+                yield parameter, owner, leaf
 
 
-def _owner(model: PreTrainedModel, name: str, head: Head) -> Any:
+def _owner(model: PreTrainedModel, name: str, head: Head | None) -> Any:
     local = name.removeprefix("model.") if head == "base" else name
     owner: Any = model
     for step in local.split(".")[:-1]:
-        owner = owner[int(step)] if step.isdigit() else getattr(owner, step)
+        if owner is None or (step.isdigit() and not hasattr(owner, "__getitem__")):
+            return None
+        owner = owner[int(step)] if step.isdigit() else getattr(owner, step, None)
     return owner

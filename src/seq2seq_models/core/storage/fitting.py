@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from difflib import get_close_matches
 from typing import TYPE_CHECKING
 
 from ...errors import CheckpointError
@@ -17,6 +18,9 @@ if TYPE_CHECKING:
 ENCODER_TOKENS, DECODER_TOKENS = "model.encoder.embed_tokens.weight", "model.decoder.embed_tokens.weight"
 ARCHITECTURE = ("model", "lm_head", "final_logits_bias")
 """What the names of an architecture's weights begin with."""
+
+_MISSPELT = 0.85
+"""How alike a name must be to one of the architecture's to be taken for a misspelling of it."""
 
 EMBEDDINGS = (SHARED, DECODER_TOKENS, ENCODER_TOKENS)
 """All names of the one token embedding, the most trusted first."""
@@ -96,9 +100,10 @@ def fit(
         else:
             result.mismatched.append((name, tensor.shape, shape))
     known = {parameter.name for side in ("conditional", "causal") for parameter in parameters(config, side)}
+    absent = sorted(known - set(stored))
     for name in sorted(set(stored) - known - set(own)):
-        is_additional = "." in name and name.partition(".")[0] not in ARCHITECTURE
-        (result.additional if is_additional else result.unexpected).append(name)
+        is_ours = name.partition(".")[0] in ARCHITECTURE or get_close_matches(name, absent, 1, _MISSPELT)
+        (result.unexpected if is_ours else result.additional).append(name)
     result.missing.sort()
     result.mismatched.sort()
     return result
