@@ -147,7 +147,7 @@ class Attention(nn.Module):
             if cache is not None:
                 assert self.layer is not None
                 key, value = cache.update(key, value, self.layer)
-        is_causal = self.is_causal and mask is None and length > 1
+        is_causal = mask is None and length > 1 and self.is_causal
         if is_causal and key.shape[2] > length:
             positions = torch.arange(key.shape[2] - length, key.shape[2], device=hidden.device)
             mask, is_causal = causal_mask(None, positions, key.shape[2], hidden.dtype), False
