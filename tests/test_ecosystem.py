@@ -23,7 +23,10 @@ from seq2seq_models.pytorch.serving import Served
 from .tiny import FAMILIES, HEADS, batch, close, ours_like, reference
 from .tiny_training import STILL, collator, exactly, examples, models, moved, tokenizer
 
-pytestmark = pytest.mark.reference
+pytestmark = [
+    pytest.mark.reference,
+    pytest.mark.filterwarnings("ignore:`(is_)?gradient_checkpointing(_kwargs)?` is deprecated"),  # by transformers 5
+]
 
 
 @pytest.fixture(autouse=True)

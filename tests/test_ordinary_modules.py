@@ -19,7 +19,7 @@ from torch.utils.flop_counter import FlopCounterMode
 import seq2seq_models
 import seq2seq_models.pytorch
 from seq2seq_models.core.architecture import ACTIVATIONS
-from seq2seq_models.errors import InputError
+from seq2seq_models.errors import ConfigError, InputError
 
 from .tiny import FAMILIES, reference, settings
 
@@ -453,6 +453,23 @@ def test_gradient_checkpointing_by_the_config(family: str) -> None:
         model(**batch("ForConditionalGeneration")).loss.backward()
     assert calls == [1, 1], "computed again in the backward pass"
     assert_same_gradients(mine, theirs)
+
+
+@pytest.mark.parametrize(("every", "expected"), [(1, [2] * 6), (2, [2, 1, 2, 1, 2, 1]), (4, [2, 1, 1, 1, 2, 1])])
+def test_some_layers_are_checkpointed(every: int, expected: list[int]) -> None:
+    mine, theirs = ours("Pegasus")
+    mine.activation_checkpointing_enable(every_n_layers=every)
+    counts = [0] * 6
+    layers = [*mine.model.encoder.layers, *mine.model.decoder.layers]
+    for index, layer in enumerate(layers):
+        layer.fc1.register_forward_hook(lambda *_, at=index: counts.__setitem__(at, counts[at] + 1))
+    for model in (mine, theirs):
+        model(**batch("ForConditionalGeneration")).loss.backward()
+    assert counts == expected
+    assert_same_gradients(mine, theirs)
+    for wrong in ({"offload": True}, {"every_n_layers": 0}):
+        with pytest.raises(ConfigError):
+            mine.activation_checkpointing_enable(**wrong)
 
 
 def test_helpers_of_the_vocabulary() -> None:

@@ -12,15 +12,22 @@ import safetensors.torch
 import torch
 import transformers
 from accelerate.state import AcceleratorState, GradientState
-from transformers import Seq2SeqTrainer, Seq2SeqTrainingArguments, Trainer, TrainerCallback, TrainingArguments
+from transformers import Seq2SeqTrainer, Seq2SeqTrainingArguments, Trainer, TrainingArguments
 
 import seq2seq_models
-from seq2seq_models import DataCollatorForSeq2Seq
+from seq2seq_models import DataCollatorForSeq2Seq, SaveConfigCallback
 
 from .tiny import FAMILIES, batch, close
 from .tiny_training import collator, equal_weights, exactly, examples, models, moved, tokenizer
 
-pytestmark = pytest.mark.reference
+IS_NEW = int(transformers.__version__.split(".")[0]) >= 5
+"""Whether the Trainer is that of transformers 5, which calls some arguments otherwise and left others out."""
+
+pytestmark = [
+    pytest.mark.reference,
+    pytest.mark.filterwarnings("ignore:`(is_)?gradient_checkpointing(_kwargs)?` is deprecated"),  # by transformers 5
+]
+BY_LENGTH = {"train_sampling_strategy": "group_by_length"} if IS_NEW else {"group_by_length": True}
 TRAINING = {
     "max_steps": 4,
     "per_device_train_batch_size": 2,
@@ -73,7 +80,7 @@ def losses(trained: Any) -> list[float]:
         {"gradient_checkpointing": True},
         {"gradient_checkpointing": True, "gradient_checkpointing_kwargs": {"use_reentrant": True}},
         {"label_smoothing_factor": 0.2},
-        {"optim": "sgd", "lr_scheduler_type": "cosine", "warmup_steps": 2, "group_by_length": True},
+        {"optim": "sgd", "lr_scheduler_type": "cosine", "warmup_steps": 2, **BY_LENGTH},
     ],
     ids=["plain", "accumulated", "checkpointed", "reentrant", "smoothed", "by length"],
 )
@@ -89,7 +96,11 @@ def test_trainer_ends_with_the_references_weights(family: str, options: dict[str
     equal_weights(mine, theirs)
     assert moved(mine, before)
     assert len(losses(runs[0])) == 6
-    assert losses(runs[0]) == pytest.approx(losses(runs[1]), abs=1e-4)  # a log has four places
+    expected = losses(runs[1])
+    if IS_NEW and options.get("gradient_accumulation_steps"):
+        # transformers 5 has the Trainer leave the division to its own models, and Pegasus' does not divide.
+        expected = [loss if index % 3 == 2 else loss / 2 for index, loss in enumerate(expected)]
+    assert losses(runs[0]) == pytest.approx(expected, abs=1e-4)  # a log has four places
     assert runs[0].state.total_flos == runs[1].state.total_flos > 0
 
 
@@ -114,13 +125,14 @@ def test_a_run_of_theirs_is_resumed_by_ours(family: str, tmp_path: Path) -> None
     equal_weights(mine, theirs)
 
 
-@pytest.mark.parametrize("in_safetensors", [True, False])
+@pytest.mark.parametrize("in_safetensors", [True] if IS_NEW else [True, False])
 def test_the_best_checkpoint_is_loaded_at_the_end(
     in_safetensors: bool, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     _, mine = models("Pegasus")
     steps = {"eval_strategy": "steps", "eval_steps": 1, "save_steps": 1, "learning_rate": 2.0}
-    run = trainer("Pegasus", mine, tmp_path, **steps, load_best_model_at_end=True, save_safetensors=in_safetensors)
+    form = {} if IS_NEW else {"save_safetensors": in_safetensors}
+    run = trainer("Pegasus", mine, tmp_path, **steps, load_best_model_at_end=True, **form)
     run.train()
     best = run.state.best_global_step
     assert 1 <= best < 4
@@ -136,20 +148,13 @@ def test_the_best_checkpoint_is_loaded_at_the_end(
     assert "missing keys" not in caplog.text and "unexpected keys" not in caplog.text
 
 
-class WithConfig(TrainerCallback):
-    """As docs/ecosystem.md shows it."""
-
-    def on_save(self, args: Any, state: Any, control: Any, model: Any = None, **kwargs: Any) -> None:
-        if state.is_world_process_zero:
-            folder = f"{args.output_dir}/checkpoint-{state.global_step}"
-            model.config.save_pretrained(folder)
-            model.generation_config.save_pretrained(folder)
-
-
 @pytest.mark.parametrize("family", FAMILIES)
 def test_a_checkpoint_loads_in_both_libraries(family: str, tmp_path: Path) -> None:
     _, mine = models(family)
-    trainer(family, mine, tmp_path, callbacks=[WithConfig()]).train()
+    run = trainer(family, mine, tmp_path, callbacks=[SaveConfigCallback()])
+    run.train()
+    run.save_model()
+    assert exactly(type(mine).from_pretrained(tmp_path), mine)
     ours, theirs = (
         getattr(library, f"{family}ForConditionalGeneration").from_pretrained(tmp_path / "checkpoint-4")
         for library in (seq2seq_models, transformers)
@@ -159,7 +164,8 @@ def test_a_checkpoint_loads_in_both_libraries(family: str, tmp_path: Path) -> No
     assert ours.generation_config == mine.generation_config
     inputs = batch(vocabulary=len(tokenizer(family)))
     close(ours(**inputs).logits, theirs(**inputs).logits)
-    assert ours.generate(inputs["input_ids"]).tolist() == theirs.generate(inputs["input_ids"]).tolist()
+    source = {name: inputs[name] for name in ("input_ids", "attention_mask")}
+    assert ours.generate(**source).tolist() == theirs.generate(**source).tolist()
     words = "rain in porto"
     again = getattr(seq2seq_models, f"{family}Tokenizer").from_pretrained(tmp_path / "checkpoint-4")
     assert again(words)["input_ids"] == tokenizer(family)(words)["input_ids"]
@@ -231,11 +237,11 @@ def test_training_arguments_bring_a_generation_config(tmp_path: Path) -> None:
         assert isinstance(mine.generation_config, seq2seq_models.GenerationConfig)
         ours, expected = (run.predict(examples("Pegasus", 5, seed=2)).predictions.tolist() for run in runs)
         assert ours == expected
-    inputs = batch(vocabulary=len(tokenizer("Pegasus")))["input_ids"]
+    inputs = batch(vocabulary=len(tokenizer("Pegasus")))
+    source = {name: inputs[name] for name in ("input_ids", "attention_mask")}
     once = transformers.GenerationConfig(max_new_tokens=4, num_beams=3)
-    assert mine.generate(inputs, generation_config=once).tolist() == (
-        theirs.generate(inputs, generation_config=once).tolist()
-    )
+    found, expected = (model.generate(**source, generation_config=once) for model in (mine, theirs))
+    assert found.tolist() == expected.tolist()
 
 
 def test_defaults_and_bfloat16(tmp_path: Path) -> None:

@@ -61,6 +61,7 @@ if TYPE_CHECKING:
     from .core.streamers import TextStreamer as TextStreamer
     from .core.tokenizer import PreTrainedTokenizer as PreTrainedTokenizer
     from .core.tokenizing.batch_encoding import BatchEncoding as BatchEncoding
+    from .core.trainer_callback import SaveConfigCallback as SaveConfigCallback
     from .flax import FlaxBlenderbotSmallForCausalLM as FlaxBlenderbotSmallForCausalLM
     from .flax import FlaxBlenderbotSmallForConditionalGeneration as FlaxBlenderbotSmallForConditionalGeneration
     from .flax import FlaxBlenderbotSmallModel as FlaxBlenderbotSmallModel
@@ -140,6 +141,7 @@ _ROOMS = {
     "core.seed": ("set_seed",),
     "core.streamers": ("AsyncTextIteratorStreamer", "TextIteratorStreamer", "TextStreamer"),
     "core.tokenizer": ("PreTrainedTokenizer",),
+    "core.trainer_callback": ("SaveConfigCallback",),
     "flax": (
         "FlaxBlenderbotSmallForCausalLM",
         "FlaxBlenderbotSmallForConditionalGeneration",

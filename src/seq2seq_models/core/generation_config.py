@@ -336,13 +336,19 @@ class GenerationConfig(OptionValues, PushToHubMixin):
         config._at_first = {name: copy.copy(getattr(config, name)) for name in OPTIONS}
         return config
 
-    def update(self, **kwargs: Any) -> dict[str, Any]:
+    def update(self, defaults_only: bool = False, **kwargs: Any) -> dict[str, Any]:
         """Sets the options among the keywords and returns the other keywords; after an error nothing has changed.
+
+        Args:
+            defaults_only: set those only that are None here.
+            **kwargs: options, and others.
 
         Raises:
             GenerationError: values that do not go together, or are out of range.
         """
         mine, unused = self._split(kwargs)
+        if defaults_only:
+            mine = {name: value for name, value in mine.items() if getattr(self, name) is None}
         before = {**vars(self), "_sources": dict(self._sources)}
         self._take(mine, _ARGUMENT)
         try:
@@ -352,6 +358,10 @@ class GenerationConfig(OptionValues, PushToHubMixin):
             vars(self).update(before)
             raise
         return unused
+
+    def _get_default_generation_params(self) -> dict[str, Any]:
+        """What transformers 5's Trainer fills in before it evaluates: nothing, for every option has its default."""
+        return {}
 
     def fill_from(self, other: GenerationConfig, names: Iterable[str] = OPTIONS) -> None:
         """Takes the options that have their class default here from `other`, and notes where `other` has them from.

@@ -449,6 +449,7 @@ class PreTrainedModel(PretrainedModelMixin, nn.Module):
         options = {"use_reentrant": False, **(gradient_checkpointing_kwargs or {})}
         for stack in self._stacks():
             stack.gradient_checkpointing, stack.gradient_checkpointing_options = True, options
+            stack.checkpoint_every, stack.first_checkpointed = 1, 0
         if options["use_reentrant"]:
             self.enable_input_require_grads()  # else nothing in a re-entrant segment would seem to need gradients
 
@@ -457,6 +458,45 @@ class PreTrainedModel(PretrainedModelMixin, nn.Module):
         for stack in self._stacks():
             stack.gradient_checkpointing = False
         self.disable_input_require_grads()
+
+    # What transformers 5 calls the same.
+
+    @property
+    def is_activation_checkpointing(self) -> bool:
+        """`is_gradient_checkpointing`."""
+        return self.is_gradient_checkpointing
+
+    def activation_checkpointing_enable(
+        self,
+        activation_checkpointing_kwargs: dict[str, Any] | None = None,
+        every_n_layers: int = 1,
+        offload: bool = False,
+    ) -> None:
+        """`gradient_checkpointing_enable`, for every n-th layer, counted from the encoder's first.
+
+        Args:
+            activation_checkpointing_kwargs: passed to `torch.utils.checkpoint.checkpoint`.
+            every_n_layers: 1 checkpoints every layer.
+            offload: must be False: inputs of layers stay on their device.
+
+        Raises:
+            ConfigError: `offload` is set, or `every_n_layers` is less than 1.
+        """
+        if offload:
+            raise ConfigError(
+                "`offload` must be False, got True: the inputs of layers stay on their device. Leave it out."
+            )
+        if every_n_layers < 1:
+            raise ConfigError(f"`every_n_layers` must be at least 1, got {every_n_layers}.")
+        self.gradient_checkpointing_enable(activation_checkpointing_kwargs)
+        first = 0
+        for stack in self._stacks():
+            stack.checkpoint_every, stack.first_checkpointed = every_n_layers, -first % every_n_layers
+            first += len(stack.layers)
+
+    def activation_checkpointing_disable(self) -> None:
+        """`gradient_checkpointing_disable`."""
+        self.gradient_checkpointing_disable()
 
     def enable_input_require_grads(self) -> None:
         """Make the embeddings' output require gradients, for training adapters on a frozen model."""

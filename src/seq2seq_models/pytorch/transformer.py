@@ -57,6 +57,7 @@ class Stack(PreTrainedModel):
                 self.layer_norm = layer_norm(config)
         self.gradient_checkpointing = bool(getattr(config, "gradient_checkpointing", False))
         self.gradient_checkpointing_options: dict[str, Any] = {"use_reentrant": False}
+        self.checkpoint_every, self.first_checkpointed = 1, 0
         if embed_tokens is not None:
             object.__setattr__(self, "_given", embed_tokens)  # no part of this module
         self.post_init()
@@ -108,9 +109,10 @@ class Stack(PreTrainedModel):
             hidden = self.layernorm_embedding(embeds + places)
         return F.dropout(hidden, self.dropout, self.training)
 
-    def _run(self, layer: nn.Module, *args: Any, **kwargs: Any) -> Any:
+    def _run(self, index: int, layer: nn.Module, *args: Any, **kwargs: Any) -> Any:
         """layer(...); what may have a gradient is given by position, as re-entrant checkpoints want it."""
-        if self.gradient_checkpointing and self.training and torch.is_grad_enabled():
+        is_checkpointed = self.gradient_checkpointing and index % self.checkpoint_every == self.first_checkpointed
+        if is_checkpointed and self.training and torch.is_grad_enabled():
             return checkpoint(partial(layer, **kwargs), *args, **self.gradient_checkpointing_options)
         return layer(*args, **kwargs)
 
@@ -177,7 +179,7 @@ class Encoder(Stack):
             if not self._is_dropped():
                 layer_head_mask = None if head_mask is None else head_mask[index]
                 hidden, *details = self._run(
-                    layer, hidden, mask, layer_head_mask=layer_head_mask, output_attentions=need_weights
+                    index, layer, hidden, mask, layer_head_mask=layer_head_mask, output_attentions=need_weights
                 )
                 weights = details[0] if need_weights else None
             attentions += (weights,)
@@ -296,6 +298,7 @@ class Decoder(Stack):
             if self._is_dropped():
                 continue
             hidden, *details = self._run(
+                index,
                 layer,
                 hidden,
                 mask,
