@@ -32,7 +32,8 @@ test-fast: $(TEST)/ready       ## the tests that take moments
 test-newest: $(NEWEST)/ready browser ## with the newest huggingface_hub, tokenizers, transformers, accelerate and peft; serve
 	$(NEWEST)/bin/python -m pytest -m "not reference and not heavy" tests/test_hub.py tests/test_hub_models.py \
 		tests/test_hub_faults.py \
-		tests/test_checkpoints.py tests/test_leaves.py tests/test_tokenizer_files.py tests/test_serve.py
+		tests/test_checkpoints.py tests/test_leaves.py tests/test_tokenizer_files.py tests/test_serve.py \
+		tests/test_saved_by_transformers_5.py
 	OMP_NUM_THREADS=1 $(NEWEST)/bin/python -m pytest $(TWO) -m "not heavy" tests/test_trainer.py tests/test_ecosystem.py
 
 browser:                       # Chromium for the page of serve, where it can be had; without it and NO_BROWSER=1 a test fails
@@ -73,7 +74,7 @@ $(TEST)/ready: pyproject.toml constraints.txt
 $(NEWEST)/ready: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(NEWEST)
 	grep '^torch==\|^numpy==' constraints.txt > $(NEWEST)/constraints.txt
-	$(NEWEST)/bin/pip install --quiet -c $(NEWEST)/constraints.txt -e '.[torch,serve]' 'huggingface_hub>=2' pytest pytest-timeout pytest-xdist hypothesis sentencepiece jinja2 selenium 'transformers>=5' accelerate peft
+	$(NEWEST)/bin/pip install --quiet -c $(NEWEST)/constraints.txt -e '.[torch,serve]' 'huggingface_hub>=2' pytest pytest-timeout pytest-xdist hypothesis sentencepiece jinja2 selenium 'transformers>=5' accelerate datasets peft
 	touch $@
 
 $(DOCS)/ready: pyproject.toml constraints.txt

@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 from tokenizers import AddedToken
 
+from seq2seq_models.bundled import demo_checkpoint
 from seq2seq_models.core.blenderbot_small import BlenderbotSmallTokenizer, BlenderbotSmallTokenizerFast
 from seq2seq_models.core.pegasus import PegasusTokenizer, PegasusTokenizerFast
 from seq2seq_models.core.tokenizing.spiece import PieceType, read_spiece_model, serialize, write_spiece_model
@@ -528,3 +529,57 @@ def test_nothing_but_the_tokenizers_library_is_imported() -> None:
     )
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert result.stdout.strip() == "[]"
+
+
+SETTABLE = {
+    "chat_template": "{{ messages[0]['content'] }}",
+    "padding_side": "left",
+    "truncation_side": "left",
+    "model_max_length": 17,
+    "model_input_names": ["input_ids"],
+    "clean_up_tokenization_spaces": True,
+    "split_special_tokens": True,
+    "pad_token": "<fill>",
+    "eos_token": "<over>",
+    "unk_token": "<what>",
+    "sep_token": "<sep>",
+    "cls_token": "<cls>",
+    "mask_token": "<hole>",
+    "bos_token": "<go>",
+    "additional_special_tokens": ["<speaker>", "<other>"],
+}
+
+
+@pytest.mark.parametrize("name", SETTABLE)
+@pytest.mark.parametrize("demo", ["pegasus-demo", "blenderbot-small-demo"])
+def test_what_is_set_on_a_tokenizer_survives(demo: str, name: str, tmp_path: Path) -> None:
+    kind = {"pegasus-demo": PegasusTokenizer, "blenderbot-small-demo": BlenderbotSmallTokenizer}[demo]
+    tokenizer = kind.from_pretrained(demo_checkpoint(demo))
+    setattr(tokenizer, name, SETTABLE[name])
+    assert getattr(tokenizer, name) == SETTABLE[name]
+    for _ in range(2):
+        tokenizer.save_pretrained(tmp_path)
+        tokenizer = kind.from_pretrained(tmp_path)
+        found = getattr(tokenizer, name)
+        if name == "additional_special_tokens":
+            found = [token for token in found if "unk" not in token and "mask" not in token]  # Pegasus fills them up
+        assert found == SETTABLE[name]
+
+
+@pytest.mark.filterwarnings("ignore:Deprecated in 0.9.0")  # by the reference
+@pytest.mark.parametrize("given", ["{{ 1 }}", {"default": "{{ 1 }}", "rag": "{{ 2 }}"}])
+@pytest.mark.parametrize("demo", ["pegasus-demo", "blenderbot-small-demo"])
+def test_chat_templates_survive(demo: str, given: Any, tmp_path: Path) -> None:
+    kind = {"pegasus-demo": PegasusTokenizer, "blenderbot-small-demo": BlenderbotSmallTokenizer}[demo]
+    tokenizer = kind.from_pretrained(demo_checkpoint(demo))
+    (tmp_path / "chat_template.jinja").write_text("{{ 'an older one' }}", encoding="utf-8")
+    tokenizer.chat_template = given
+    tokenizer.save_pretrained(tmp_path)
+    again = kind.from_pretrained(tmp_path)
+    assert again.chat_template == given
+    talk = [{"role": "user", "content": "x"}]
+    assert again.apply_chat_template(talk, tokenize=False) == "1"
+    if isinstance(given, dict):
+        assert again.apply_chat_template(talk, tokenize=False, chat_template="rag") == "2"
+    theirs = pytest.importorskip("transformers").AutoTokenizer.from_pretrained(tmp_path)
+    assert theirs.apply_chat_template(talk, tokenize=False) == "1"

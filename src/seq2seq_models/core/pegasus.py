@@ -16,7 +16,7 @@ from typing import Any, ClassVar
 from tokenizers import AddedToken
 
 from ..errors import TokenizerError
-from .tokenizer import PreTrainedTokenizer
+from .tokenizer import PreTrainedTokenizer, without_list
 from .tokenizing.encoding import TokenSource
 from .tokenizing.spiece import PieceType, SentencePieceModel, check_model, read_spiece_model, serialize
 from .tokenizing.tokenizer_files import read_json_file
@@ -64,6 +64,8 @@ class PegasusTokenizer(PreTrainedTokenizer):
         tokenizer_file: str | os.PathLike[str] | None = None,
         **kwargs: Any,
     ) -> None:
+        options = without_list({**kwargs, "additional_special_tokens": additional_special_tokens})
+        additional_special_tokens, kwargs = options.pop("additional_special_tokens"), options
         if (sp_model_kwargs or {}).get("enable_sampling"):
             raise TokenizerError("`sp_model_kwargs` must not enable sampling: it is not supported. Leave it out.")
         names = [str(pad_token), str(eos_token)]

@@ -24,6 +24,18 @@ logger = logging.getLogger(__name__)
 _CLEANED = (" .", " ?", " !", " ,", " ' ", " n't", " 'm", " 's", " 've", " 're")
 
 
+def without_list(options: dict[str, Any]) -> dict[str, Any]:
+    """The options of a constructor with a list of `extra_special_tokens`, which is what transformers 5 calls the
+    `additional_special_tokens`, among those."""
+    extra = options.get("extra_special_tokens")
+    if not isinstance(extra, list | tuple):
+        return options
+    given = list(options.get("additional_special_tokens") or [])
+    known = set(map(str, given))
+    more = [token for token in extra if str(token) not in known]
+    return {**options, "extra_special_tokens": {}, "additional_special_tokens": given + more}
+
+
 class PreTrainedTokenizer(TokenizerCalls, ChatTemplates, TokenizerFiles):
     """What both tokenizers share.
 
@@ -53,6 +65,7 @@ class PreTrainedTokenizer(TokenizerCalls, ChatTemplates, TokenizerFiles):
         if clash:
             raise AttributeError(f"An option must not be called like a method of {type(self).__name__}, got {clash}.")
         added = kwargs.pop("added_tokens_decoder", None) or {}
+        kwargs = without_list(kwargs)
         self.init_kwargs = copy.deepcopy(kwargs)
         self.name_or_path: str = kwargs.get("name_or_path") or ""
         length = kwargs.get("model_max_length", kwargs.get("max_len"))

@@ -11,6 +11,9 @@ from ..hub import Repository
 from ..pegasus import PegasusTokenizer, PegasusTokenizerFast
 from .tokenizer_files import TOKENIZER_CONFIG, TOKENIZER_JSON, read_json_file, read_repository_json
 
+_ANY_FAMILY = ("TokenizersBackend", "PreTrainedTokenizerFast")
+"""Classes of transformers that hold the tokenizer.json of any family."""
+
 
 def tokenizer_class_for(repository: str | os.PathLike[str] | Repository, use_fast: bool = True) -> type[Any]:
     """The tokenizer class that fits a repository or folder.
@@ -35,6 +38,8 @@ def tokenizer_class_for(repository: str | os.PathLike[str] | Repository, use_fas
     if named is None:
         config = read_repository_json(repository, "config.json")
         named, kind = config.get("tokenizer_class"), config.get("model_type")
+    if named in _ANY_FAMILY:
+        named, kind = None, read_repository_json(repository, "config.json").get("model_type")
     name = str(named).removesuffix("Fast") if named is not None else types.get(str(kind)) or _by_vocabulary(repository)
     if name not in families:
         raise TokenizerError(

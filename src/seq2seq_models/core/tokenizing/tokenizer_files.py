@@ -23,6 +23,9 @@ TOKENIZER_JSON = "tokenizer.json"
 CHAT_TEMPLATE = "chat_template.jinja"
 
 _NOT_SAVED = ("name_or_path", "special_tokens_map_file", "tokenizer_file", "device_map", "added_tokens_decoder")
+_NOT_READ = ("tokenizer_class", "auto_map", "init_inputs", "processor_class", "tokenizer_file",
+             "backend", "is_local", "local_files_only")  # fmt: skip
+"""Settings of a file that say how it was made; the second row is transformers 5's."""
 _FIELDS = ("content", "lstrip", "normalized", "rstrip", "single_word")
 
 
@@ -135,7 +138,8 @@ class TokenizerFiles(PushToHubMixin):
             if backend is not None:
                 (folder / f"{prefix}{TOKENIZER_JSON}").write_text(backend + "\n", encoding="utf-8")
 
-        ours = {f"{prefix}{name}" for name in (ADDED_TOKENS, TOKENIZER_JSON)}
+        # A template goes into tokenizer_config.json, and a file of its own would be read before that.
+        ours = {f"{prefix}{name}" for name in (ADDED_TOKENS, TOKENIZER_JSON, CHAT_TEMPLATE)}
         written = write_folder_atomically(save_directory, write, stale=ours.__contains__)
         if push_to_hub:
             self._push_saved(Path(save_directory), written, kwargs)
@@ -145,6 +149,9 @@ class TokenizerFiles(PushToHubMixin):
         config = {key: value for key, value in copy.deepcopy(self.init_kwargs).items() if key not in _NOT_SAVED}
         for key in {*config, "model_max_length", "clean_up_tokenization_spaces", "extra_special_tokens"}:
             if hasattr(self, key):
+                config[key] = getattr(self, key)
+        for key, default in self._settable().items():
+            if getattr(self, key) != default:
                 config[key] = getattr(self, key)
         config.update(self.special_tokens_map)  # type: ignore[attr-defined]
         if config.get("chat_template") is None:
@@ -159,6 +166,17 @@ class TokenizerFiles(PushToHubMixin):
         # Both names are one implementation; this one, transformers can load everywhere.
         config["tokenizer_class"] = type(self).__name__.removesuffix("Fast")
         return config
+
+    def _settable(self) -> dict[str, Any]:
+        """The attributes that may be set on a tokenizer once it is made, and their defaults."""
+        kind: Any = type(self)
+        return {
+            "chat_template": None,
+            "padding_side": kind.padding_side,
+            "truncation_side": kind.truncation_side,
+            "model_input_names": list(kind.model_input_names),
+            "split_special_tokens": False,
+        }
 
     def save_vocabulary(self, save_directory: str, filename_prefix: str | None = None) -> tuple[str, ...]:
         """The vocabulary files that were written.
@@ -177,7 +195,7 @@ class TokenizerFiles(PushToHubMixin):
 def _read_settings(cls: type[TokenizerFiles], repository: Repository, options: dict[str, Any]) -> dict[str, Any]:
     """The arguments of the constructor: from the files, and over them `options`."""
     settings = read_repository_json(repository, TOKENIZER_CONFIG)
-    for name in ("tokenizer_class", "auto_map", "init_inputs", "processor_class", "tokenizer_file"):
+    for name in _NOT_READ:
         settings.pop(name, None)
     template = repository.find(CHAT_TEMPLATE)
     if template is not None:
