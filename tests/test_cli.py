@@ -347,6 +347,7 @@ def test_env_asks_the_frameworks_for_devices(
             "",
             'error: no such file: a.txt, b.txt. Check the spelling; "-" reads standard input.\n',
         ),
+        (["summarize", "."], "", "error: a document must be a file, got the folder .. Name the files in it."),
         (["summarize", "--model", "./nothing-here"], FIRE, "error: "),
         (["summarize", "--model", "owner/nothing-here"], FIRE, "error: "),
         (

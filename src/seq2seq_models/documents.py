@@ -43,10 +43,14 @@ def read_documents(
         field: see there.
 
     Raises:
-        InputError: files do not exist (at once, all of them named), or are no text, or no such JSON (when reached).
+        InputError: files do not exist or are folders (at once, all of them named), or are no text, or no such JSON
+            (when reached).
     """
     names = list(files) or [STANDARD_INPUT]
     missing = sorted({name for name in names if name != STANDARD_INPUT and not Path(name).is_file()})
+    folders = [name for name in missing if Path(name).is_dir()]
+    if folders:
+        raise InputError(f"a document must be a file, got the folder {', '.join(folders)}. Name the files in it.")
     if missing:
         raise InputError(f'no such file: {", ".join(missing)}. Check the spelling; "-" reads standard input.')
     by_line = lines or jsonl

@@ -161,13 +161,6 @@ class BlenderbotSmallTokenizer(PreTrainedTokenizer):
         data = bpe_to_json(self.encoder, self.merges.pairs, added, str(self.unk_token))
         return None if data is None else json.dumps(data, ensure_ascii=False)
 
-    def __getstate__(self) -> dict[str, Any]:
-        return {key: value for key, value in self.__dict__.items() if key != "_words"}
-
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        self.__dict__.update(state)
-        self._words = _Words(self)
-
 
 class BlenderbotSmallTokenizerFast(BlenderbotSmallTokenizer):
     """BlenderbotSmallTokenizer under the name that transformers gives to another tokenizer for it.

@@ -102,9 +102,11 @@ class PegasusTokenizer(PreTrainedTokenizer):
         pieces = self.unigram.model.pieces
         added = self._added_by_id
         below = range(min(self.offset, len(pieces)))
-        vocab = {pieces[index]: index for index in below if index not in added}
+        # In the order of ids: Pegasus' own tokens, the last of which is the unknown piece, then the other pieces.
+        vocab = {token.content: index for index, token in sorted(added.items()) if index <= self.offset + 2}
+        vocab.update({pieces[index]: index for index in below if index not in added})
         vocab.update({piece: i for i, piece in enumerate(pieces, self.offset) if i not in added})
-        vocab.update({token.content: index for index, token in added.items()})
+        vocab.update({token.content: index for index, token in sorted(added.items())})
         return vocab
 
     def _convert_token_to_id(self, token: str) -> int:

@@ -24,6 +24,15 @@ logger = logging.getLogger(__name__)
 _CLEANED = (" .", " ?", " !", " ,", " ' ", " n't", " 'm", " 's", " 've", " 're")
 
 
+TO_TOKENS = frozenset({"convert_ids_to_tokens", "_convert_id_to_token"})
+DECODING = TO_TOKENS | {"convert_tokens_to_string"}
+"""Methods that a subclass may override and that decide the text of ids."""
+
+_WORKED_OUT = frozenset(
+    {"_said", "_length", "_special_set", "_special_ids", "_alone", "_tokens", "_pattern", "_plain", "_words"}
+)
+
+
 def without_list(options: dict[str, Any]) -> dict[str, Any]:
     """The options of a constructor with a list of `extra_special_tokens`, which is what transformers 5 calls the
     `additional_special_tokens`, among those."""
@@ -151,6 +160,20 @@ class PreTrainedTokenizer(TokenizerCalls, ChatTemplates, TokenizerFiles):
     def _vocabulary_changed(self) -> None:
         self._length = None
 
+    @property
+    def init_inputs(self) -> tuple[Any, ...]:
+        """(): every argument is kept by name, in `init_kwargs`."""
+        return ()
+
+    def __getstate__(self) -> dict[str, Any]:
+        """What makes the tokenizer, without what was worked out on the way: its hash stays as it is used."""
+        return {name: value for name, value in vars(self).items() if name not in _WORKED_OUT}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        vars(self).update(state)
+        self._said, self._length = set(), None
+        self._forget()
+
     # Ids and tokens
 
     def _token_of(self, index: int) -> str:
@@ -209,6 +232,21 @@ class PreTrainedTokenizer(TokenizerCalls, ChatTemplates, TokenizerFiles):
         Raises:
             IndexError: an id that the vocabulary does not have.
         """
+        return self._decode(
+            token_ids,
+            skip_special_tokens=skip_special_tokens,
+            clean_up_tokenization_spaces=clean_up_tokenization_spaces,
+            **kwargs,
+        )
+
+    def _decode(
+        self,
+        token_ids: Any,
+        skip_special_tokens: bool = False,
+        clean_up_tokenization_spaces: bool | None = None,
+        **kwargs: Any,
+    ) -> str:
+        """`decode`, for subclasses to override."""
         spaced = kwargs.pop("spaces_between_special_tokens", True)
         for name in ("use_source_tokenizer", "truncate_before_pattern"):
             kwargs.pop(name, None)
@@ -221,9 +259,14 @@ class PreTrainedTokenizer(TokenizerCalls, ChatTemplates, TokenizerFiles):
         if skip_special_tokens:
             skipped = self._special_id_set()
             ids = [index for index in ids if index not in skipped]
-        text = self._decode_plain(ids)
+        text = None if self._overrides(DECODING) else self._decode_plain(ids)
         if text is None:
-            text = self._join(list(map(self._tokens.__getitem__, ids)), skip_special_tokens, spaced)
+            tokens = (
+                list(map(self._tokens.__getitem__, ids))
+                if not self._overrides(TO_TOKENS)
+                else (self.convert_ids_to_tokens(ids))
+            )
+            text = self._join(tokens, skip_special_tokens, spaced)
         if clean_up_tokenization_spaces is None:
             clean_up_tokenization_spaces = self.clean_up_tokenization_spaces
         return self.clean_up_tokenization(text) if clean_up_tokenization_spaces else text

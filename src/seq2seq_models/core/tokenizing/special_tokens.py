@@ -172,8 +172,8 @@ class SpecialTokens:
         return [str(token) for token in self._additional]
 
     @additional_special_tokens.setter
-    def additional_special_tokens(self, value: Sequence[Token]) -> None:
-        self._additional = _token_list("additional_special_tokens", value)
+    def additional_special_tokens(self, value: Sequence[Token] | None) -> None:
+        self._additional = [] if value is None else _token_list("additional_special_tokens", value)
         self._forget()
 
     @property
@@ -288,7 +288,7 @@ class SpecialTokens:
                 (self._extra if name in self._extra else self._special_tokens)[name] = token
                 to_add.append(token)
             else:
-                raise TokenizerError(f"`{name}` must be a str or an AddedToken, got {type(value).__name__}.")
+                raise NoTokenError(f"`{name}` must be a str or an AddedToken, got {type(value).__name__}.")
         self._forget()
         return self._add_tokens(to_add, True) if to_add else 0
 
@@ -392,7 +392,11 @@ def _special(token: Token) -> AddedToken:
     return AddedToken(token, normalized=False, special=True) if isinstance(token, str) else token
 
 
+class NoTokenError(TokenizerError, AssertionError):
+    """Something that is no token, or no list of them; transformers raises an AssertionError."""
+
+
 def _token_list(name: str, value: Any) -> list[Token]:
     if not isinstance(value, list | tuple) or not all(isinstance(token, Token) for token in value):
-        raise TokenizerError(f"`{name}` must be a list of str or AddedToken, got {value!r}.")
+        raise NoTokenError(f"`{name}` must be a list of str or AddedToken, got {value!r}.")
     return list(value)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
+from functools import lru_cache
 from typing import Any
 
 from ...errors import TokenizerError
@@ -85,7 +86,30 @@ class TokenRows(SpecialTokens):
 
     # Text to ids
 
+    def _tokenize(self, text: str, **kwargs: Any) -> list[str]:
+        """The tokens of a stretch of text without added tokens. What overrides it is asked by everything."""
+        return self._tokens_of_stretch(text)
+
+    def prepare_for_tokenization(
+        self, text: str, is_split_into_words: bool = False, **kwargs: Any
+    ) -> tuple[str, dict[str, Any]]:
+        """The text as it is to be tokenized, and the arguments that are left. What overrides it is asked first.
+
+        Args:
+            text: any text.
+            is_split_into_words: whether it is one word of several.
+            **kwargs: arguments of `tokenize`.
+        """
+        return text, kwargs
+
+    def _overrides(self, names: frozenset[str]) -> bool:
+        """Whether one of these methods is not this library's own."""
+        kind: Any = type(self)
+        return not names.isdisjoint(vars(self)) or _has_own(kind, names)
+
     def _encode_text(self, text: str, split_special: bool = False) -> Ids:
+        if self._overrides(TOKENIZING):
+            return self.convert_tokens_to_ids(self.tokenize(text, split_special_tokens=split_special))  # type: ignore[no-any-return]
         if split_special:
             return [self._id_of(token) for token in self._tokens_of_stretch(text)]
         pattern = self._added_pattern()
@@ -111,7 +135,10 @@ class TokenRows(SpecialTokens):
             **kwargs: `split_special_tokens` to treat special tokens in the text as plain text.
         """
         split_special = kwargs.pop("split_special_tokens", self.split_special_tokens)
-        kwargs.pop("is_split_into_words", None)
+        is_word = bool(kwargs.pop("is_split_into_words", False))
+        text, kwargs = self.prepare_for_tokenization(text, is_word, **kwargs)
+        if pair is not None:
+            pair, _ = self.prepare_for_tokenization(pair, is_word)
         self._note_unknown(kwargs)
         tokens = self._tokens_of_text(text, split_special)
         second = None if pair is None else self._tokens_of_text(pair, split_special)
@@ -125,13 +152,18 @@ class TokenRows(SpecialTokens):
         if not isinstance(text, str):
             raise TypeError(f"`text` must be a str, got {type(text).__name__}.")
         if split_special:
-            return self._tokens_of_stretch(text)
+            return self._tokenize(text)
         tokens: list[str] = []
         for part, _, found in self._split_added(text):
-            tokens += self._tokens_of_stretch(part) if found is None else [part]
+            tokens += self._tokenize(part) if found is None else [part]
         return tokens
 
     def _sources_of_text(self, text: str, split_special: bool) -> list[TokenSource]:
+        if self._overrides(TOKENIZING):
+            raise TokenizerError(
+                f"places of tokens in the text are known for this library's own way of tokenizing only, and "
+                f"{type(self).__name__} has another one. Leave out `return_offsets_mapping` and the like."
+            )
         found: list[TokenSource] = []
         word = 0
         for part, place, added in [(text, 0, None)] if split_special else self._split_added(text):
@@ -372,6 +404,20 @@ class TokenRows(SpecialTokens):
     def _note_unknown(self, kwargs: Mapping[str, Any]) -> None:
         if kwargs:
             logger.warning("Options that a tokenizer does not know have no effect: %s", ", ".join(sorted(kwargs)))
+
+
+TOKENIZING = frozenset(
+    {"tokenize", "_tokenize", "prepare_for_tokenization", "convert_tokens_to_ids", "_convert_token_to_id"}
+)
+"""Methods that a subclass may override and that decide the ids of a text."""
+
+
+@lru_cache(64)
+def _has_own(kind: type, names: frozenset[str]) -> bool:
+    """Whether a class has one of these methods from elsewhere than this library."""
+    own = __name__.split(".")[0]
+    homes = (next((one for one in kind.__mro__ if name in vars(one)), kind) for name in names if hasattr(kind, name))
+    return any(home.__module__.split(".")[0] != own for home in homes)
 
 
 def _joined(first: Ids, second: Ids | None) -> Ids:

@@ -24,7 +24,9 @@ def tokenizer_class_for(repository: str | os.PathLike[str] | Repository, use_fas
     Args:
         repository: where the files are.
         use_fast: prefer the class whose name ends in "Fast"; both give the same ids.
+
     Raises:
+        CheckpointNotFoundError: there is no such repository, or none of these files in it.
         TokenizerError: it is another family's tokenizer, or none that can be told.
     """
     repository = Repository.from_options(repository, {})
@@ -42,6 +44,9 @@ def tokenizer_class_for(repository: str | os.PathLike[str] | Repository, use_fas
         named, kind = None, read_repository_json(repository, "config.json").get("model_type")
     name = str(named).removesuffix("Fast") if named is not None else types.get(str(kind)) or _by_vocabulary(repository)
     if name not in families:
+        wanted = (TOKENIZER_CONFIG, "config.json", "vocab.json", "spiece.model", TOKENIZER_JSON)
+        if named is None and kind is None and not any(map(repository.find, wanted)):
+            raise repository.missing(*wanted)
         raise TokenizerError(
             f"{repository} must hold a tokenizer of {' or '.join(families)}, got "
             f"{'tokenizer_class ' + repr(named) if named is not None else 'model_type ' + repr(kind)}. "
