@@ -454,3 +454,84 @@ def test_there_must_be_something_to_answer(bot: Any) -> None:
 
 def test_conversational_is_chat_by_its_old_name() -> None:
     assert pipeline("conversational").task == "chat"
+
+
+# What a config asks for.
+
+
+def asking(**values: Any) -> Any:
+    """A summarizer whose model's config has these keys."""
+    from seq2seq_models import PegasusForConditionalGeneration
+
+    folder = demo_checkpoint("pegasus-demo")
+    model = PegasusForConditionalGeneration.from_pretrained(folder)
+    model.config.update(values)
+    return lambda **options: pipeline(
+        "summarization", model=model, tokenizer=PegasusTokenizer.from_pretrained(folder), **options
+    )
+
+
+REPORT = "Firefighters fought a fire at a bakery in Lisbon on Monday. Three people were hurt."
+
+
+@pytest.mark.reference
+@pytest.mark.parametrize(
+    "values",
+    [
+        {"prefix": "It rained all day in Porto, and two streets were closed. "},
+        {
+            "task_specific_params": {
+                "summarization": {"max_length": 6, "num_beams": 2, "prefix": "In Porto it rained. "}
+            }
+        },
+        {"task_specific_params": {"translation": {"max_length": 3}}},
+    ],
+)
+def test_a_config_s_prefix_and_task_specific_params(values: Any, summarizer: Any, caplog: Any) -> None:
+    import transformers
+
+    folder = demo_checkpoint("pegasus-demo")
+    theirs = transformers.PegasusForConditionalGeneration.from_pretrained(folder)
+    theirs.config.update(values)
+    slow = transformers.PegasusTokenizer.from_pretrained(folder)
+    expected = transformers.pipeline("summarization", model=theirs, tokenizer=slow, device=-1)(REPORT)
+    with caplog.at_level(logging.WARNING):
+        made = asking(**values)()
+    found = made(REPORT)
+    assert found == expected
+    is_asked = "translation" not in str(values)
+    assert (found != summarizer(REPORT)) == is_asked
+    assert len([one for one in caplog.records if "the model's config asks for" in one.getMessage()]) == is_asked
+    assert len(made(REPORT, max_length=9, return_tensors=True)[0]["summary_token_ids"]) <= 9, "the caller decides"
+
+
+def test_an_option_that_is_none_is_told(caplog: Any) -> None:
+    with caplog.at_level(logging.WARNING):
+        asking(task_specific_params={"summarization": {"nonsense": 1}})()(REPORT)
+    assert "nonsense, which is no option" in caplog.text
+
+
+def test_data_sets_and_generators(summarizer: Any) -> None:
+    from torch.utils.data import Dataset
+    from transformers.pipelines.pt_utils import KeyDataset
+
+    class Texts(Dataset):  # type: ignore[type-arg]
+        def __len__(self) -> int:
+            return 2
+
+        def __getitem__(self, index: int) -> Any:
+            return [REPORT, "It rained in Porto."][index]
+
+    expected = [summarizer(Texts()[index]) for index in range(2)]
+    assert list(summarizer(Texts())) == expected
+    rows = [{"text": Texts()[0]}, {"text": Texts()[1]}]
+    assert list(summarizer(KeyDataset(rows, "text"))) == expected
+    assert list(summarizer(row["text"] for row in rows)) == expected
+
+
+def test_arguments_of_transformers_pipeline() -> None:
+    made = pipeline(
+        "summarization", use_fast=False, num_workers=2, trust_remote_code=False, torch_dtype="float32", device=-1
+    )
+    assert type(made.tokenizer) is PegasusTokenizer and made.model.dtype == torch.float32
+    assert made(REPORT, num_workers=0) == made(REPORT)

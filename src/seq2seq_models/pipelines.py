@@ -6,6 +6,8 @@ heads: an option that the caller does not give stays what the checkpoint says.
 
 from __future__ import annotations
 
+import copy
+import logging
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
@@ -14,9 +16,12 @@ from typing import Any
 
 from .bundled import DEMO_CHECKPOINTS, demo_checkpoint, resolve_model
 from .core.conversation import Conversation
+from .core.settings.generation_options import OPTIONS
 from .core.window import cut_rows, part_rows, window
 from .errors import InputError
 from .frameworks import device_of, framework_name, load_model, place, running_on, tensor_kind, with_key
+
+logger = logging.getLogger("seq2seq_models")
 
 BATCH_SIZE = 8
 """Texts that one call of `generate` takes, unless the caller says otherwise."""
@@ -44,6 +49,7 @@ class Text2TextGenerationPipeline:
     _key = "generated"
     _parts = False
     _cleans_up = False
+    _takes_prefix = True
 
     def __init__(self, model: Any, tokenizer: Any, *, batch_size: int | None = None, **options: Any) -> None:
         """Puts a loaded model and its tokenizer together; `pipeline(...)` does so from a name.
@@ -52,8 +58,16 @@ class Text2TextGenerationPipeline:
             model: a conditional-generation model.
             tokenizer: its tokenizer.
             batch_size: texts per call of `generate`.
-            options: defaults for every call, see `__call__`.
+            options: defaults for every call, see `__call__`. Under them lie those of the config's
+                `task_specific_params` for this task, whose `prefix` (or else the config's own) is put before each text.
         """
+        own = _of_task(model.config, self.task)
+        prefix = own.pop("prefix", getattr(model.config, "prefix", None))
+        self.prefix = str(prefix or "") if self._takes_prefix else ""
+        if own or self.prefix:
+            asked = ", ".join(f"{name}={value!r}" for name, value in {"prefix": self.prefix, **own}.items() if value)
+            logger.warning("%s: the model's config asks for %s, which holds for every call", self.task, asked)
+        options = {**own, **options}
         self.model = model
         self.tokenizer = tokenizer
         self.batch_size = BATCH_SIZE if batch_size is None else _positive("batch_size", batch_size)
@@ -74,12 +88,13 @@ class Text2TextGenerationPipeline:
         """What the model writes for each text.
 
         Args:
-            texts: a text, a list of texts, or any other iterable of texts, which is read as the results are asked for.
-            options: `batch_size`; `truncation` (True cuts a text to what the model reads and logs it; False raises for
-                a text that is too long; for summaries it is unset, and a text that is too long is read in parts);
-                `return_text` (default) and `return_tensors` (token ids instead, or both when both are True; of a text
-                read in parts, a list with those of each part); `clean_up_tokenization_spaces`; everything else goes to
-                `generate`.
+            texts: a text, a list of texts, or any other iterable or data set of texts (what has a length and items by
+                number), which is read as the results are asked for.
+            options: `batch_size`; `num_workers` (no effect: texts are tokenized here); `truncation` (True cuts a text
+                to what the model reads and logs it; False raises for a text that is too long; for summaries it is
+                unset, and a text that is too long is read in parts); `return_text` (default) and `return_tensors`
+                (token ids instead, or both when both are True; of a text read in parts, a list with those of each
+                part); `clean_up_tokenization_spaces`; everything else goes to `generate`.
 
         Returns:
             For one text a list of dictionaries, one per returned sequence (one, unless `num_return_sequences` says
@@ -94,6 +109,8 @@ class Text2TextGenerationPipeline:
         call = self._call({**self._options, **options})
         if isinstance(texts, str):
             return self._batch([texts], call)[0]
+        if not isinstance(texts, Iterable) and hasattr(texts, "__getitem__") and hasattr(texts, "__len__"):
+            texts = map(texts.__getitem__, range(len(texts)))  # a data set of torch, such as transformers' KeyDataset
         if isinstance(texts, Mapping) or not isinstance(texts, Iterable):
             raise InputError(
                 f"`texts` must be a text or texts, got {type(texts).__name__} (pipeline). Pass a str or a list."
@@ -110,6 +127,7 @@ class Text2TextGenerationPipeline:
         clean = options.pop("clean_up_tokenization_spaces", None)
         truncation = options.pop("truncation", None)
         size = options.pop("batch_size", None)
+        options.pop("num_workers", None)
         return _Call(
             text=not tensors if text is None else bool(text),
             tensors=tensors,
@@ -138,15 +156,14 @@ class Text2TextGenerationPipeline:
 
     def _batch(self, texts: Sequence[str], call: _Call) -> list[list[dict[str, Any]]]:
         """The records of each text, all generated at once."""
-        for text in texts:
-            _text(text)
+        texts = [self.prefix + _text(text) for text in texts]
         limit = window(self.model.config, self.tokenizer)
         if call.part:
             return self._in_parts(part_rows(self.tokenizer, texts, limit), call)
         if call.truncate:
             rows = cut_rows(self.tokenizer, texts, limit)
         else:
-            rows = [list(row) for row in self.tokenizer(list(texts))["input_ids"]]
+            rows = [list(row) for row in self.tokenizer(texts)["input_ids"]]
         return self._generate(rows, call)
 
     def _in_parts(self, documents: list[list[list[int]]], call: _Call) -> list[list[dict[str, Any]]]:
@@ -217,6 +234,7 @@ class ChatPipeline(Text2TextGenerationPipeline):
     task = "chat"
     _key = "generated"
     _cleans_up = True
+    _takes_prefix = False  # as in transformers, where a talk has none
 
     def __call__(self, texts: Any, **options: Any) -> Any:
         """The talk with the reply appended.
@@ -297,6 +315,9 @@ def pipeline(
     torch_dtype: Any = None,
     batch_size: int | None = None,
     model_kwargs: dict[str, Any] | None = None,
+    use_fast: bool = True,
+    num_workers: int | None = None,
+    trust_remote_code: bool | None = None,
     **options: Any,
 ) -> Text2TextGenerationPipeline:
     """A callable for a task: a model and its tokenizer, loaded and put together.
@@ -321,6 +342,9 @@ def pipeline(
         dtype: "float32", "bfloat16", "float16", "auto" or the framework's own type (also spelt `torch_dtype`).
         batch_size: texts per call of `generate`.
         model_kwargs: further keywords for the model's `from_pretrained`.
+        use_fast: which name the class of the tokenizer has; both give the same ids.
+        num_workers: no effect: texts are tokenized in this process.
+        trust_remote_code: no effect: code from a repository is never run.
         options: defaults for every call: the options of the pipeline and of `generate`.
 
     Raises:
@@ -339,14 +363,25 @@ def pipeline(
         model = resolve_model(model)
     if tokenizer is None:
         tokenizer = _source(model)
-    loaded_tokenizer = _load_tokenizer(tokenizer, places) if isinstance(tokenizer, str | Path) else tokenizer
+    if isinstance(tokenizer, str | Path):
+        tokenizer = _load_tokenizer(tokenizer, {**places, "use_fast": use_fast})
     if isinstance(model, str | Path):
         further = {"config": config, "device_map": device_map, "dtype": torch_dtype if dtype is None else dtype}
         model = load_model(name, model, device, {**places, **further}, model_kwargs or {})
-    made = kind(model, loaded_tokenizer, batch_size=batch_size, **options)
+    made = kind(model, tokenizer, batch_size=batch_size, **options)
     if device_map is None:
         made._device = place(model, device)
     return made
+
+
+def _of_task(config: Any, task: str) -> dict[str, Any]:
+    """The options that a config's `task_specific_params` hold for a task, under any of its names."""
+    every = getattr(config, "task_specific_params", None) or {}
+    own: dict[str, Any] = next((every[name] for name, meant in TASKS.items() if meant == task and every.get(name)), {})
+    unknown = sorted(name for name in own if name != "prefix" and name not in OPTIONS)
+    if unknown:
+        logger.warning("%s: the config's task_specific_params hold %s, which is no option", task, ", ".join(unknown))
+    return {name: copy.deepcopy(value) for name, value in own.items() if name not in unknown}
 
 
 def _task(task: str | None) -> str:
