@@ -501,7 +501,9 @@ def test_progress_counts_every_byte_twice(pegasus: Path, tmp_path: Path) -> None
 SLOW = """
 import signal, sys, time
 from seq2seq_models import cli
-signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs have it ignored
+# A shell's background jobs have the one ignored, those of nohup the other.
+signal.signal(signal.SIGINT, signal.default_int_handler)
+signal.signal(signal.SIGHUP, signal.SIG_DFL)
 from seq2seq_models.core.storage import conversion
 count = 0
 def slow(self, tensor):

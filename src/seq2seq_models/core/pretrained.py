@@ -7,7 +7,7 @@ import gc
 import inspect
 import logging
 import os
-from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Container, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -82,6 +82,10 @@ class PretrainedModelMixin(PushToHubMixin):
     def _weights(self) -> Iterator[Stored]:
         """The weights under their canonical names, tied ones once."""
         raise NotImplementedError
+
+    def _own_names(self) -> set[str]:
+        """The canonical names of the weights of a user's own modules, for formats that must know them."""
+        return set()
 
     @classmethod
     def _stored(cls, state_dict: Mapping[str, Any]) -> list[Stored]:
@@ -233,8 +237,7 @@ class PretrainedModelMixin(PushToHubMixin):
             return
         weights = list(self._weights()) if state_dict is None else self._stored(state_dict)
         form = "safetensors" if safe_serialization else OWN_FORMAT[self.framework]
-        held: Iterable[Stored] = weights if state_dict is None or self.framework == "pt" else self._weights()
-        tensors = FORMATS[form].named(weights, self.config, self.head, {weight.name for weight in held})
+        tensors = FORMATS[form].named(weights, self.config, self.head, self._own_names())
         config = copy.deepcopy(self.config)
         config.architectures = [type(self).__name__.removeprefix("TF").removeprefix("Flax")]
         config.dtype = next((DTYPE_NAMES[w.dtype] for w in weights if w.is_floating), config.dtype)

@@ -79,6 +79,9 @@ class ParameterHolder(PretrainedModelMixin):
     def _weights(self) -> Iterator[Stored]:
         return weights.extract(self.params)
 
+    def _own_names(self) -> set[str]:
+        return {slot.parameter.name for slot in self._slots if slot.is_own}
+
     @classmethod
     def _stored(cls, state_dict: Mapping[str, Any]) -> list[Stored]:
         return list(weights.extract(state_dict))

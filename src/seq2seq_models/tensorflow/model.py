@@ -106,6 +106,9 @@ class PreTrainedModel(PretrainedModelMixin, TrainingMixin, Variables, keras.Mode
     def _weights(self) -> Iterator[Stored]:
         return weights.extract(self)
 
+    def _own_names(self) -> set[str]:
+        return set(weights.own_variables(self))
+
     @classmethod
     def _stored(cls, state_dict: Mapping[str, Any]) -> list[Stored]:
         return weights.from_state_dict(state_dict)
