@@ -107,7 +107,7 @@ class ParameterHolder(PretrainedModelMixin):
             pretrained_model_name_or_path: "owner/name" on the hub, or a folder; None with `config` and `state_dict`.
             dtype: of the computation. The parameters keep the file's: cast them with `to_bf16` and the like, or with
                 `torch_dtype`.
-            *model_args: none are taken.
+            *model_args: for the constructor of a class of your own, after the config.
             config: a config, or where to read it from; by default the repository's config.json.
             cache_dir: the hub cache to use.
             ignore_mismatched_sizes: load what fits and draw the rest, instead of raising.
